@@ -1,0 +1,210 @@
+"""Build EfficientNet-Lite0, 1 or 2 in PyTorch, and read the published weights into it.
+
+The Lite family (Liu 2020, after Tan and Le 2019) is EfficientNet for small devices: ReLU6 instead of swish, no
+squeeze-and-excitation, and a stem and a top that do not grow with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import nn
+
+WIDTH = 1280  # channels of the feature map, the same for the whole family
+STEM = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much wider and deeper than Lite0 a member of the family is."""
+
+    width: float
+    depth: float
+
+
+SCALES = {
+    "efficientnet_lite0": Scale(width=1.0, depth=1.0),
+    "efficientnet_lite1": Scale(width=1.0, depth=1.1),
+    "efficientnet_lite2": Scale(width=1.1, depth=1.2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Several blocks in a row with the same number of channels; the first one changes resolution and channels."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+STACKS = (
+    Stack(1, 3, 1, 1, 16),
+    Stack(2, 3, 2, 6, 24),
+    Stack(2, 5, 2, 6, 40),
+    Stack(3, 3, 2, 6, 80),
+    Stack(3, 5, 1, 6, 112),
+    Stack(4, 5, 2, 6, 192),
+    Stack(1, 3, 1, 6, 320),
+)
+
+
+def scaled(stacks: tuple[Stack, ...], scale: Scale) -> tuple[Stack, ...]:
+    """The stacks of a larger member: all grow in channels, all but the first and the last in depth."""
+    last = len(stacks) - 1
+    return tuple(
+        Stack(
+            stack.repeats if index in (0, last) else math.ceil(stack.repeats * scale.depth),
+            stack.kernel,
+            stack.stride,
+            stack.expansion,
+            rounded(stack.channels * scale.width),
+        )
+        for index, stack in enumerate(stacks)
+    )
+
+
+def rounded(channels: float) -> int:
+    """The nearest multiple of 8, but never less than nine tenths of `channels`."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+def padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: so many zeros before and after that `ceil(length / stride)` values come out.
+
+    The odd zero goes to the end; PyTorch's symmetric padding would shift every later layer by half a pixel.
+    """
+    total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
+
+
+class ConvNorm(nn.Module):
+    """A convolution with SAME padding, its normalisation, and ReLU6 where `active`."""
+
+    def __init__(
+        self, taken: int, given: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
+    ) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.active = kernel, stride, active
+        # With stride 1 SAME is symmetric whatever the size is, and the convolution pads without a copy.
+        inner = kernel // 2 if stride == 1 else 0
+        self.conv = nn.Conv2d(taken, given, kernel, stride, inner, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(given, eps=1e-3, momentum=0.01)
+
+    def forward(self, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
+        """The map after this layer."""
+        if self.stride > 1:
+            height, width = pixels.shape[-2:]
+            pixels = F.pad(pixels, padding(width, self.kernel, self.stride) + padding(height, self.kernel, self.stride))
+        normal = self.norm(self.conv(pixels))
+        return F.relu6(normal, inplace=True) if self.active else normal
+
+
+class Block(nn.Module):
+    """A mobile inverted bottleneck: widen, filter each channel, narrow; added to its input where the shapes agree."""
+
+    def __init__(self, taken: int, given: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = taken * expansion
+        self.skips = stride == 1 and taken == given
+        self.expand = ConvNorm(taken, inner) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(inner, inner, kernel=kernel, stride=stride, groups=inner)
+        self.project = ConvNorm(inner, given, active=False)
+
+    def forward(self, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
+        """The map after this block."""
+        changed: torch.Tensor = self.project(self.depthwise(self.expand(pixels)))
+        return changed + pixels if self.skips else changed
+
+
+class EfficientNetLite(nn.Sequential):
+    """Normalised pixels `[n 3 h w]` to a feature map `[n 1280 h/32 w/32]`.
+
+    Its children are its groups in order, `stem`, `block1` to `block7`, `top`, and a single tensor goes from each to
+    the next.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.add_module("stem", ConvNorm(3, STEM, kernel=3, stride=2))
+        channels = STEM
+        for index, stack in enumerate(scaled(STACKS, SCALES[name]), start=1):
+            self.add_module(f"block{index}", _blocks(stack, channels))
+            channels = stack.channels
+        self.add_module("top", ConvNorm(channels, WIDTH))
+
+
+def _blocks(stack: Stack, taken: int) -> nn.Sequential:
+    kernel, expansion = stack.kernel, stack.expansion
+    first = Block(taken, stack.channels, kernel=kernel, stride=stack.stride, expansion=expansion)
+    others = (
+        Block(stack.channels, stack.channels, kernel=kernel, stride=1, expansion=expansion)
+        for _ in range(stack.repeats - 1)
+    )
+    return nn.Sequential(first, *others)
+
+
+def renamed(name: str, published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The published weights under our names, without the ImageNet classifier (`_fc`).
+
+    Published: `_conv_stem`, `_bn0`; then per block, counted through, `_expand_conv`, `_bn0`, `_depthwise_conv`, `_bn1`,
+    `_project_conv`, `_bn2`; then `_conv_head`, `_bn1`.
+    """
+    places = [
+        f"block{index}.{position}"
+        for index, stack in enumerate(scaled(STACKS, SCALES[name]), start=1)
+        for position in range(stack.repeats)
+    ]
+    return {_ours(key, places): tensor for key, tensor in published.items() if not key.startswith("_fc.")}
+
+
+_OUTSIDE = {"_conv_stem": "stem.conv", "_bn0": "stem.norm", "_conv_head": "top.conv", "_bn1": "top.norm"}
+_INSIDE = {
+    "_expand_conv": "expand.conv",
+    "_bn0": "expand.norm",
+    "_depthwise_conv": "depthwise.conv",
+    "_bn1": "depthwise.norm",
+    "_project_conv": "project.conv",
+    "_bn2": "project.norm",
+}
+
+
+def _ours(key: str, places: list[str]) -> str:
+    match = re.fullmatch(r"(?:_blocks\.(\d+)\.)?(\w+)\.(\w+)", key)
+    if match is None:
+        raise KeyError(key)
+    block, layer, tensor = match.groups()
+    if block is None:
+        return f"{_OUTSIDE[layer]}.{tensor}"
+    return f"{places[int(block)]}.{_INSIDE[layer]}.{tensor}"
+
+
+def pretrained(name: str, published: Mapping[str, torch.Tensor]) -> EfficientNetLite:
+    """A network of its own with the published weights, in inference mode.
+
+    Raises:
+        RuntimeError, KeyError: the weights are not those of this member.
+    """
+    # Built without memory and without random numbers, which would be thrown away at once.
+    with torch.device("meta"):
+        network = EfficientNetLite(name)
+    weights = {key: tensor.clone() for key, tensor in renamed(name, published).items()}
+    network.load_state_dict(weights, strict=True, assign=True)
+    return network.eval()
+
+
+def imagenet_classifier(published: Mapping[str, torch.Tensor]) -> nn.Linear:
+    """The published last layer: mean-pooled features `[n 1280]` to the logits of ImageNet's 1000 classes."""
+    weight, bias = published["_fc.weight"], published["_fc.bias"]
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer.eval()

@@ -1,0 +1,198 @@
+"""Say once what a run shall do: typed settings, read from a TOML file and from options, and written back exactly."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from headstart.errors import BadSetting
+from headstart.registry import closest
+
+Quality = Literal["fast", "balanced", "best"]
+Device = Literal["cpu", "cuda", "mps", "auto"]
+
+RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION_HINT = "write it like 90s, 10m or 1h30m, or as a number of seconds above 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run shall do. `None`: the recipe decides (`time_limit`: no limit; `out`: a new folder under `runs/`)."""
+
+    data: str
+    backbone: str = "bundled/efficientnet_lite0"
+    out: str | None = None
+    quality: Quality = "balanced"
+    time_limit: float | None = None  # seconds
+    seed: int = 0
+    head: str = "linear"
+    unfreeze: int | None = None  # how many of the backbone's last groups train; 0 = the head alone
+    epochs: int | None = None
+    lr: float | None = None  # of the head
+    batch_size: int | None = None
+    size: int | None = None  # pixels of the squares that enter the network
+    device: Device = "auto"
+    splits: str | None = None  # the splits.csv of an earlier run
+
+    @classmethod
+    def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
+        """Settings from what was given, else from the file, else the defaults. A given `None` counts as not given.
+
+        Raises:
+            BadSetting: the file is unreadable or broken, a key is unknown, a value cannot be used, or no data is named.
+        """
+        read = _read_file(config) if config is not None else {}
+        named = {name: _checked(name, value) for name, value in given.items() if value is not None}
+        if "data" not in {**read, **named}:
+            raise BadSetting("no data is named", fix="name a folder of photos: headstart train FOLDER")
+        return cls(**{**read, **named})
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds from `90s`, `10m`, `1h30m`, or from a plain number of seconds.
+
+    Raises:
+        BadSetting: it is no duration above 0.
+    """
+    seconds = 0.0
+    if isinstance(text, str):
+        match = _DURATION.fullmatch(text.strip().lower().replace(" ", ""))
+        hours, minutes, rest = match.groups() if match else (None, None, None)
+        seconds = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(rest or 0)
+    elif not isinstance(text, bool):
+        seconds = float(text)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise BadSetting(f"time limit {text!r} is not a duration", fix=_DURATION_HINT)
+    return seconds
+
+
+def to_toml(settings: Settings, recipe_tables: dict[str, Any] | None = None) -> str:
+    """The text of a run's config.toml: every setting that has a value, then what they led to as `[recipe]`."""
+    import tomli_w
+
+    values: dict[str, Any] = {name: value for name, value in asdict(settings).items() if value is not None}
+    if recipe_tables is not None:
+        values[RECIPE] = recipe_tables
+    return tomli_w.dumps(values)
+
+
+def from_toml(text: str, *, source: str = "the configuration") -> Settings:
+    """The settings that `to_toml` wrote; a `[recipe]` is passed over. `source` names the text in errors.
+
+    Raises:
+        BadSetting: as `Settings.resolve`.
+    """
+    return Settings.resolve(**_read_text(text, source))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise BadSetting(f"config file {str(path)!r} is not UTF-8 text", fix="save it as UTF-8") from problem
+    except OSError as problem:
+        raise BadSetting(
+            f"config file {str(path)!r} cannot be read: {problem.strerror}", fix="name a TOML file that exists"
+        ) from problem
+    return _read_text(text, f"config file {str(path)!r}")
+
+
+def _read_text(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:  # also: digits without end, brackets without end
+        raise BadSetting(
+            f"{source} is not valid TOML: {problem}", fix='correct that line; strings need quotes: quality = "fast"'
+        ) from problem
+    # A run's own config.toml can be given back as --config: its recipe follows from the settings and is made anew.
+    values.pop(RECIPE, None)
+    for name in values:
+        if name not in _EXPECT:
+            known = list(_EXPECT)
+            raise BadSetting(
+                f"{source} has the unknown key {name!r}", fix=closest(name, known) or f"use one of {', '.join(known)}"
+            )
+    return {name: _checked(name, value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Expect:
+    """What a value has to be, in words and as a check that gives the value in its own type, or `None`."""
+
+    words: str
+    take: Callable[[Any], Any]
+
+
+def _checked(name: str, value: Any) -> Any:
+    expect = _EXPECT[name]
+    taken = expect.take(value)
+    if taken is None:
+        option = name.replace("_", " ")
+        raise BadSetting(f"{option} is {value!r}, which is not {expect.words}", fix=f"give {option} as {expect.words}")
+    return taken
+
+
+def _text() -> _Expect:
+    def take(value: Any) -> str | None:
+        if not isinstance(value, str | Path) or not str(value):
+            return None
+        try:
+            str(value).encode()  # a file name outside Unicode could not be written into config.toml
+        except UnicodeEncodeError:
+            return None
+        return str(value)
+
+    return _Expect("a text of Unicode characters that is not empty", take)
+
+
+def _one_of(choices: tuple[str, ...]) -> _Expect:
+    return _Expect(f"one of {', '.join(choices)}", lambda value: value if value in choices else None)
+
+
+def _whole(low: int, high: int = 2**63 - 1) -> _Expect:
+    def take(value: Any) -> int | None:
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        return int(value) if fits else None
+
+    top = "" if high == 2**63 - 1 else f" to {high}"
+    return _Expect(f"a whole number from {low}{top}{'' if top else ' on'}", take)
+
+
+def _positive() -> _Expect:
+    def take(value: Any) -> float | None:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        return number if 0 < number < math.inf else None
+
+    return _Expect("a number above 0", take)
+
+
+def _duration() -> _Expect:
+    def take(value: Any) -> float | None:
+        return parse_duration(value) if isinstance(value, str | int | float) else None
+
+    return _Expect("a duration such as 90s, 10m or 1h30m", take)
+
+
+# Every field of Settings has its rule here; a test holds the two lists together.
+_EXPECT: dict[str, _Expect] = {
+    "data": _text(),
+    "backbone": _text(),
+    "out": _text(),
+    "quality": _one_of(get_args(Quality)),
+    "time_limit": _duration(),
+    "seed": _whole(0),
+    "head": _text(),
+    "unfreeze": _whole(0),
+    "epochs": _whole(1),
+    "lr": _positive(),
+    "batch_size": _whole(1),
+    "size": _whole(32, 2048),
+    "device": _one_of(get_args(Device)),
+    "splits": _text(),
+}

@@ -1,0 +1,39 @@
+"""Every way headstart refuses: one sentence that says what and which, and one that says the way out."""
+
+from __future__ import annotations
+
+
+class HeadstartError(Exception):
+    """A refusal that a user can act on. `what` names the thing and its value; `fix` is the way out."""
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\nhint: {self.fix}"
+
+
+class BadData(HeadstartError):
+    """The photos, their folders or their splits cannot be used."""
+
+
+class BadSetting(HeadstartError):
+    """An option, a configuration key or a name has a value that cannot be used."""
+
+
+class BadBackbone(HeadstartError):
+    """The pre-trained network cannot be found, is damaged or is of another kind."""
+
+
+class BadRun(HeadstartError):
+    """The run folder cannot be written, is incomplete or is not a run."""
+
+
+class DiskFull(HeadstartError):
+    """A file could not be written for want of space; what was finished before is kept."""
+
+
+class Diverged(HeadstartError):
+    """Training produced a loss that is not a finite number."""

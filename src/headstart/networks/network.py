@@ -1,0 +1,145 @@
+"""What a framework must be able to do for a network to be trained here. Everything above speaks only this.
+
+Arrays that cross this border are NumPy: images `uint8 [n h w c]`, features `float32 [n d]` or `[n h w c]`,
+logits `float32 [n k]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from headstart.heads import Head, LinearHead
+
+HEAD = "head"  # the name of the group that is new
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring layers that are thawed together."""
+
+    name: str
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    flops: int  # multiply-adds times two, of one forward pass of one item at the backbone's own size
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place where a single tensor crosses from the groups before to the groups after.
+
+    `after` counts the groups before it: 0 is the input. `"map"` and `"pooled"` both follow the last group.
+    """
+
+    name: str
+    after: int
+
+
+INPUT = Cut("input", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step sees: `inputs` enter the network at the cut `start`.
+
+    `weights` sum to 1 over the whole batch of all processes; a padding item weighs 0.
+    """
+
+    inputs: Shaped[np.ndarray, "n ..."]
+    labels: Int[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"]
+    start: Cut = INPUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How weights move, the same for every stage of a recipe."""
+
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0  # largest norm of the gradient of all live weights
+    label_smoothing: float = 0.0
+    average: float = 0.0  # decay of the moving average of the weights per step; 0 keeps none
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Network(Protocol):
+    """A pre-trained network without its top, and from `set_head` on with a new one.
+
+    A group that no `thaw` has named is frozen: its parameters and buffers keep their bits, and its
+    normalisation uses its stored statistics, also while groups above it train.
+    """
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The backbone's groups from input to output; the head is not among them."""
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The legal boundaries from input to output; the first is `INPUT`, the last is `"pooled"`."""
+
+    @property
+    def engine(self) -> str:
+        """Library, version, device: part of what identifies features, e.g. `torch-2.13.0-cpu`."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads may call `features` at the same time with profit: the cores on a CPU, 1 on a GPU."""
+
+    def concurrent(self, workers: int) -> AbstractContextManager[None]:
+        """While open, `workers` threads share the processor: each call of `features` uses its own share."""
+
+    def features(self, inputs: Shaped[np.ndarray, "n ..."], upto: Cut, start: Cut = INPUT) -> Float[np.ndarray, "n ..."]:
+        """What crosses the cut `upto`, in inference mode. Rows do not depend on each other."""
+
+    def set_head(self, head: Head | LinearHead, classes: int, *, seed: int = 0) -> None:
+        """Put a new head on: layers with fresh weights drawn from `seed`, or the exact linear solution."""
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """This process's number and how many train together; each takes its slice of every batch."""
+
+    def agree(self, value: float) -> float:
+        """The first process's value, in every process; call it in all of them. For choices that hang on a clock."""
+
+    def prepare(self, plan: Optimization) -> None:
+        """Make the optimizer, with a slot for everything that will ever move. Needs a head."""
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept."""
+
+    def step(self, batch: Batch, *, scale: float, key: int) -> Any:
+        """One update at `scale` times the rates; `key` seeds dropout. Gives a loss that is still on the device."""
+
+    def read(self, losses: Sequence[Any]) -> list[float]:
+        """Wait for these losses and give them as numbers: the only synchronisation."""
+
+    def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
+        """The answers, in inference mode and full precision."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """While open, the moving average of the weights stands in for the weights. Without one: no change."""
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter and buffer of backbone and head by name, copied."""
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Put such weights back; names and shapes must match exactly."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything an interrupted training needs: weights that move, slots, step counts, the average."""
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from `state()`, to the same bits; `prepare` comes before and `thaw` after."""
+
+    def to(self, device: str) -> None:
+        """Move to `cpu`, `cuda`, `mps` or `auto`. Call before `prepare`."""
+
+    @property
+    def native(self) -> Any:
+        """The framework's own model: normalisation, backbone and head; pixels 0..255 in, logits out."""

@@ -1,0 +1,482 @@
+"""Train and run a PyTorch network behind the `Network` protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headstart.errors import BadSetting
+from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Pool
+from headstart.modalities.spec import InputSpec
+from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "linear": nn.Identity,
+}
+
+
+class Normalise(nn.Module):
+    """Pixels 0..255 `[n c h w]`, uint8 or float, to what the backbone was trained on."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`(pixels - mean) / std`; on the device, because uint8 moves a quarter of the bytes."""
+        normal: Tensor = (pixels.float() - self.mean) / self.std
+        return normal
+
+
+class ChannelsLastFlatten(nn.Module):
+    """A feature map `[n c h w]` to `[n h*w*c]`: the same order of features as on other frameworks."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Rows, then columns, then channels."""
+        return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+class SeededDropout(nn.Module):
+    """Dropout whose mask depends on a seed and an item's place in the batch of all processes, not on who computes it."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.generator: torch.Generator | None = None  # set for the length of a training step
+        self.shard = (0, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Zero a share of the inputs and scale up the rest; outside a training step, nothing."""
+        if self.generator is None:
+            return inputs
+        (rank, world), n = self.shard, len(inputs)
+        draw = torch.rand((world * n, *inputs.shape[1:]), generator=self.generator)[rank * n : (rank + 1) * n]
+        return inputs * (draw >= self.rate).to(inputs) / (1 - self.rate)
+
+
+class TransferModel(nn.Module):
+    """Normalisation, backbone and head in one module: pixels 0..255 `[n c h w]` in, logits `[n k]` out.
+
+    `steps[i]` leads from `cuts[i]` to `cuts[i + 1]`.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], spec: InputSpec) -> None:
+        super().__init__()
+        self.normalise = Normalise(spec)
+        self.backbone = nn.ModuleDict(dict(stages))
+        self.head = nn.Sequential()
+        self.head_input = len(stages) + 1  # the position of the cut that the head stands on
+
+    def between(self, inputs: Tensor, start: int, stop: int) -> Tensor:
+        """Run from the cut at position `start` to the one at position `stop`."""
+        names = list(self.backbone)
+        for position in range(start, stop):
+            if position == 0:
+                inputs = self.normalise(inputs)
+            inputs = self.backbone[names[position]](inputs) if position < len(names) else inputs.mean(dim=(2, 3))
+        return inputs
+
+    def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
+        """Logits; `start` is the position of the cut where `pixels` enter."""
+        logits: Tensor = self.head(self.between(pixels, start, self.head_input))
+        return logits
+
+
+class Live(nn.Module):
+    """The model as a training step sees it: no gradient below the first live group."""
+
+    def __init__(self, model: TransferModel, first: int) -> None:
+        super().__init__()
+        self.model = model
+        self.first = min(first, model.head_input)
+
+    def forward(self, inputs: Tensor, start: int) -> Tensor:
+        """Logits of inputs that enter at the cut at position `start`."""
+        if start < self.first:
+            with torch.no_grad():
+                inputs = self.model.between(inputs, start, self.first)
+        logits: Tensor = self.model(inputs, max(start, self.first))
+        return logits
+
+
+class TorchNetwork:
+    """A `Network` over ordered PyTorch modules.
+
+    Args:
+        stages: group name -> module; applied in turn to a normalised `[n 3 h w]` float tensor they give the map.
+        spec: the pictures that the backbone takes.
+        channels: channels of the last feature map.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], *, spec: InputSpec, channels: int) -> None:
+        self.spec = spec
+        self.channels = channels
+        self.model = TransferModel(stages, spec).to(memory_format=torch.channels_last)
+        self.device = torch.device("cpu")
+        self._accelerator: Accelerator | None = None
+        self._classes = 0
+        self._plan = Optimization()
+        self._optimizer: torch.optim.AdamW | None = None
+        self._rates: dict[str, float] = {}
+        self._moved: set[str] = set()  # groups that have ever been live
+        self._average: dict[str, Tensor] = {}
+        self._average_steps = 0
+        self._live: nn.Module = Live(self.model, len(stages) + 1)
+        self._freeze_all()
+
+    # ---- what it is made of
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The backbone's groups from input to output."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> tuple[Group, ...]:
+        flops = self._flops()
+        return tuple(
+            Group(
+                name,
+                tuple(f"backbone.{name}.{key}" for key, _ in module.named_parameters()),
+                tuple(f"backbone.{name}.{key}" for key, _ in module.named_buffers()),
+                flops[name],
+            )
+            for name, module in self.model.backbone.items()
+        )
+
+    def _flops(self) -> dict[str, int]:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counted = {}
+        pixels = torch.zeros(1, 3, self.spec.size, self.spec.size, device=self.device)
+        with torch.no_grad():
+            for position, name in enumerate(self.model.backbone):
+                with FlopCounterMode(display=False) as counter:
+                    pixels = self.model.between(pixels, position, position + 1)
+                counted[name] = counter.get_total_flops()
+        return counted
+
+    @cached_property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The input, one after each group, and the pooled features; the one after the last group is `map`."""
+        names = list(self.model.backbone)
+        between = [Cut(name, after) for after, name in enumerate(names[:-1], start=1)]
+        return (INPUT, *between, Cut("map", len(names)), Cut("pooled", len(names)))
+
+    def _position(self, cut: Cut) -> int:
+        return self.cuts.index(cut)
+
+    @property
+    def engine(self) -> str:
+        """Library, version and kind of device."""
+        return f"torch-{torch.__version__}-{self.device.type}"
+
+    @property
+    def native(self) -> TransferModel:
+        """The `torch.nn.Module`: pixels 0..255 `[n 3 h w]` in, logits `[n k]` out."""
+        return self.model
+
+    def to(self, device: str) -> None:
+        """Move to `cpu`, `cuda`, `mps` or `auto`.
+
+        Raises:
+            BadSetting: this machine or this PyTorch has no such device.
+        """
+        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if device == "auto":
+            device = next(name for name in ("cuda", "mps", "cpu") if present[name])
+        if not present[device]:
+            usable = ", ".join(name for name, there in present.items() if there)
+            raise BadSetting(f"device {device!r} is not usable here", fix=f"use one of: auto, {usable}")
+        self.device = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")) if device == "cuda" else None)
+        self.model.to(self.device)
+
+    # ---- the frozen part
+
+    @property
+    def concurrency(self) -> int:
+        """The threads of the processor, or 1 on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    @contextlib.contextmanager
+    def concurrent(self, workers: int) -> Iterator[None]:
+        """Give each of `workers` threads its share of the cores.
+
+        Threads that compute side by side need no barrier after every layer; one computation on all cores does.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // max(1, workers)))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def features(
+        self, inputs: Shaped[np.ndarray, "n ..."], upto: Cut, start: Cut = INPUT
+    ) -> Float[np.ndarray, "n ..."]:
+        """What crosses the cut `upto`, channels last."""
+        with torch.inference_mode():
+            crossing = self.model.between(self._tensor(inputs), self._position(start), self._position(upto))
+        return _array(crossing)
+
+    def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
+        """The answers, in inference mode and fp32."""
+        with torch.inference_mode():
+            return _array(self.model(self._tensor(inputs), self._position(start)))
+
+    def _tensor(self, inputs: Shaped[np.ndarray, "n ..."]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device, non_blocking=True)
+        # A view: `[n h w c]` in memory is what PyTorch calls channels_last.
+        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+    # ---- the new top
+
+    def set_head(self, head: Head | LinearHead, classes: int, *, seed: int = 0) -> None:
+        """Put on the exact linear solution, or layers with fresh weights drawn from `seed`."""
+        self._classes = classes
+        if isinstance(head, LinearHead):
+            dense = nn.Linear(head.weights.shape[0], classes)
+            dense.weight.data = torch.from_numpy(head.weights.T.astype(np.float32)).contiguous()
+            dense.bias.data = torch.from_numpy(head.bias.astype(np.float32))
+            layers: list[nn.Module] = [dense]
+        else:
+            layers = self._layers(head, classes, seed)
+        self.model.head = nn.Sequential(*layers).to(self.device).eval()
+        on_map = isinstance(head, Head) and head.input == "map"
+        self.model.head_input = self._position(next(cut for cut in self.cuts if cut.name == ("map" if on_map else "pooled")))
+        for parameter in self.model.head.parameters():
+            parameter.requires_grad_(False)
+        self._forget()
+
+    def _layers(self, head: Head, classes: int, seed: int) -> list[nn.Module]:
+        width = self._width(head)
+        layers: list[nn.Module] = []
+        # A fork keeps the draw of fresh weights from touching, or being touched by, anybody else's random state.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in (*head.layers, Dense(classes, "linear")):
+                match layer:
+                    case Pool():
+                        pass
+                    case Flatten():
+                        layers.append(ChannelsLastFlatten())
+                    case Dropout(rate):
+                        layers.append(SeededDropout(rate))
+                    case Dense(units, activation):
+                        layers += [nn.Linear(width, units), ACTIVATIONS[activation]()]
+                        width = units
+        return layers
+
+    def _width(self, head: Head) -> int:
+        if head.input == "pooled":
+            return self.channels
+        blank = np.zeros((1, self.spec.size, self.spec.size, 3), np.uint8)
+        return int(self.features(blank, self.cuts[-2]).size)
+
+    # ---- training
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """This process's number and how many there are; each takes its slice of every batch."""
+        return (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def prepare(self, plan: Optimization) -> None:
+        """Make the AdamW optimizer over all weights, with decay for matrices and kernels alone."""
+        self._plan = plan
+        self._forget()
+        if self.shard[1] > 1:
+            from accelerate import Accelerator
+
+            self._accelerator = Accelerator(cpu=self.device.type == "cpu")
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "group": name, "weight_decay": decay, "lr": 0.0}
+                for name in (*self.model.backbone, HEAD)
+                for parameters, decay in self._by_decay(name)
+                if parameters
+            ],
+            betas=plan.betas,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+
+    def _by_decay(self, group: str) -> tuple[tuple[list[nn.Parameter], float], tuple[list[nn.Parameter], float]]:
+        parameters = list(self._module(group).parameters())
+        decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+        return (decayed, self._plan.weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)
+
+    def _module(self, group: str) -> nn.Module:
+        return self.model.head if group == HEAD else self.model.backbone[group]
+
+    def _forget(self) -> None:
+        self._optimizer = None
+        self._rates, self._moved = {}, set()
+        self._average, self._average_steps = {}, 0
+
+    def _freeze_all(self) -> None:
+        self.model.eval()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        """Let exactly these groups train at these rates.
+
+        Normalisation layers keep their stored statistics in every group, live ones too: with a few hundred photos
+        the statistics of a batch are worse than those of the pre-training. So no module ever enters training mode.
+        """
+        if self._optimizer is None:
+            self.prepare(self._plan)
+        self._freeze_all()
+        self._rates = dict(rates)
+        for name in rates:
+            for parameter in self._module(name).parameters():
+                parameter.requires_grad_(True)
+        if self._plan.average:
+            self._average |= {key: p.detach().clone() for key, p in self._named(rates) if key not in self._average}
+        self._moved |= set(rates)
+        live = [position for position, name in enumerate(self.model.backbone) if name in rates]
+        self._live = Live(self.model, min(live, default=self.model.head_input))
+        if self._accelerator is not None:
+            self._live = self._accelerator.prepare_model(self._live)
+
+    def _named(self, groups: Mapping[str, float] | set[str]) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of these groups, in the model's own order."""
+        prefixes = tuple("head." if name == HEAD else f"backbone.{name}." for name in groups)
+        return [(key, p) for key, p in self.model.named_parameters() if key.startswith(prefixes)]
+
+    def step(self, batch: Batch, *, scale: float, key: int) -> Tensor:
+        """One AdamW update; the loss stays on the device."""
+        optimizer = self._optimizer
+        assert optimizer is not None, "thaw before the first step"
+        for group in optimizer.param_groups:
+            group["lr"] = self._rates.get(group["group"], 0.0) * scale
+        with self._training(key), torch.autocast(self.device.type, torch.bfloat16, self._plan.precision == "bf16"):
+            logits = self._live(self._tensor(batch.inputs), self._position(batch.start)).float()
+        labels = torch.from_numpy(batch.labels).to(self.device)
+        each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self._plan.label_smoothing)
+        loss = (each * torch.from_numpy(batch.weights.astype(np.float32)).to(self.device)).sum()
+        # Processes average their gradients, while the weights of a batch sum to 1 over all of them together.
+        (loss * self.shard[1]).backward()
+        if self._plan.clip:
+            nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), self._plan.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._follow()
+        return loss.detach()
+
+    @contextlib.contextmanager
+    def _training(self, key: int) -> Iterator[None]:
+        dropouts = [module for module in self.model.head if isinstance(module, SeededDropout)]
+        generator = torch.Generator().manual_seed(key)
+        for dropout in dropouts:
+            dropout.generator, dropout.shard = generator, self.shard
+        try:
+            yield
+        finally:
+            for dropout in dropouts:
+                dropout.generator = None
+
+    def _follow(self) -> None:
+        if not self._plan.average:
+            return
+        self._average_steps += 1
+        # A short memory at first: a long one would hold on to the weights from before training.
+        decay = min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))
+        live = [(self._average[key], p.detach()) for key, p in self._named(self._rates)]
+        torch._foreach_lerp_([average for average, _ in live], [p for _, p in live], 1 - decay)
+
+    def read(self, losses: Sequence[Tensor]) -> list[float]:
+        """Wait for these losses; with several processes, their sum over the slices."""
+        if not losses:
+            return []
+        stacked = torch.stack(list(losses))
+        if self._accelerator is not None:
+            stacked = self._accelerator.reduce(stacked, "sum")
+        return [float(loss) for loss in stacked.tolist()]
+
+    def agree(self, value: float) -> float:
+        """The first process's value, in every process."""
+        if self._accelerator is None:
+            return value
+        from accelerate.utils import broadcast
+
+        return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.device), 0).item())
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While open, the moving average stands in for the weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for key, parameter in self.model.named_parameters():
+            if key in self._average:
+                parameter.data, self._average[key] = self._average[key], parameter.data
+
+    # ---- keeping
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter and buffer of backbone and head by name, copied."""
+        return {key: _copy(value) for key, value in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Put such weights back, in place; names and shapes must match exactly."""
+        self.model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in weights.items()})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights that have moved, their slots and step counts, the average."""
+        assert self._optimizer is not None, "prepare before asking for the state"
+        kept: dict[str, np.ndarray] = {"average_steps": np.array(self._average_steps)}
+        for key, parameter in self._named(self._moved):
+            kept[f"weight/{key}"] = _copy(parameter)
+            if key in self._average:
+                kept[f"average/{key}"] = _copy(self._average[key])
+            for slot, value in self._optimizer.state[parameter].items() if parameter in self._optimizer.state else ():
+                kept[f"slot/{slot}/{key}"] = _copy(value)
+        return kept
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from `state()`; call `thaw` afterwards, as at the start of a stage."""
+        assert self._optimizer is not None, "prepare before loading a state"
+        named = dict(self.model.named_parameters())
+        self._average_steps = int(state["average_steps"])
+        for full, value in state.items():
+            what, _, key = full.partition("/")
+            tensor = torch.from_numpy(np.array(value))
+            if what == "weight":
+                named[key].data.copy_(tensor)
+                self._moved.add(next((g for g in self.model.backbone if key.startswith(f"backbone.{g}.")), HEAD))
+            elif what == "average":
+                self._average[key] = tensor.to(self.device)
+            elif what == "slot":
+                slot, _, key = key.partition("/")
+                # AdamW's fused kernel wants its step counts where the weights are.
+                self._optimizer.state[named[key]][slot] = tensor.to(self.device)
+
+
+def _array(tensor: Tensor) -> Float[np.ndarray, "n ..."]:
+    last = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+    return np.ascontiguousarray(last.float().cpu().numpy())
+
+
+def _copy(tensor: Tensor) -> Any:
+    return np.array(tensor.detach().cpu().contiguous().numpy())

@@ -1,0 +1,136 @@
+"""Make the batches of an epoch: the same photos in the same order, changed in the same way, for the same seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from headstart.data.dataset import Dataset, Item
+from headstart.errors import BadData
+from headstart.modalities.modality import Modality, Undecodable
+from headstart.modalities.spec import InputSpec
+from headstart.networks.network import INPUT, Batch, Cut
+from headstart.training.loop import key
+
+AHEAD = 3  # batches that are decoded before they are asked for
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One process's part of a batch: positions of its items, and their weights. Padding repeats an item at weight 0."""
+
+    rows: Int[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """In which order `n` items are seen, epoch by epoch, by one of `world` processes."""
+
+    n: int
+    batch_size: int  # of all processes together
+    seed: int
+    stage: str
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(self.n / self.batch_size)
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Slice]:
+        """This process's slices of a fresh shuffle, from batch `first` on.
+
+        All batches have one size, since a compiled step wants one shape. Batches of nearly equal fill, not full ones
+        and a remnant: three photos must not steer a step as much as thirty-two.
+        """
+        order = np.random.default_rng(key(self.seed, self.stage, "order", number)).permutation(self.n)
+        (rank, world) = self.shard
+        share = math.ceil(self.batch_size / world)
+        for rows in np.array_split(order, self.steps)[first:]:
+            padded = np.resize(rows, share * world)
+            weights = np.where(np.arange(len(padded)) < len(rows), 1 / len(rows), 0.0)
+            mine = slice(rank * share, (rank + 1) * share)
+            yield Slice(padded[mine], weights[mine])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedBatches:
+    """Batches of features that are at hand: what a stage of the head alone trains on."""
+
+    features: Float[np.ndarray, "n ..."]
+    labels: Int[np.ndarray, "n"]
+    order: Order
+    start: Cut
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self.order.steps
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        for part in self.order.epoch(number, first):
+            yield Batch(self.features[part.rows], self.labels[part.rows], part.weights, self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoBatches:
+    """Batches of photos, decoded and changed at random by threads while the network computes."""
+
+    dataset: Dataset
+    modality: Modality
+    spec: InputSpec
+    order: Order
+    augment: bool
+    workers: int
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self.order.steps
+
+    def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Raises:
+            BadData: a photo vanished or changed since the run began.
+        """
+        slices = list(self.order.epoch(number, first))
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            waiting: list[list[Future[UInt8[np.ndarray, "h w c"]]]] = []
+            try:
+                for position, part in enumerate(slices):
+                    while len(waiting) < AHEAD and position + len(waiting) < len(slices):
+                        waiting.append(self._submit(pool, slices[position + len(waiting)], number))
+                    pictures = [future.result() for future in waiting.pop(0)]
+                    labels = self.dataset.labels[part.rows]
+                    yield Batch(np.stack(pictures), labels, part.weights, INPUT)
+            finally:
+                for future in [future for futures in waiting for future in futures]:
+                    future.cancel()
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, part: Slice, epoch: int
+    ) -> list[Future[UInt8[np.ndarray, "h w c"]]]:
+        items: Sequence[Item] = [self.dataset.items[row] for row in part.rows]
+        return [pool.submit(self._picture, item, epoch) for item in items]
+
+    def _picture(self, item: Item, epoch: int) -> UInt8[np.ndarray, "h w c"]:
+        try:
+            content = (self.dataset.root / item.path).read_bytes()
+            if not self.augment:
+                return self.modality.decode(content, self.spec, reduced=True)
+            # Seeded by the photo, not by its place in the batch: a photo's views do not depend on its neighbours.
+            rng = np.random.default_rng(key(self.order.seed, self.order.stage, epoch, item.id))
+            return self.modality.augment(content, self.spec, rng)
+        except (OSError, Undecodable) as problem:
+            raise BadData(
+                f"photo {item.path!r} could be read when the run began and cannot be now: {problem}",
+                fix="put it back as it was and resume the run",
+            ) from problem

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def test_without_data_the_way_out_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("10m", 600), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("45", 45), (600, 600), (0.5, 0.5)]
+    ("text", "seconds"),
+    [("10m", 600), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("45", 45), (600, 600), (0.5, 0.5)],
 )
 def test_durations_are_read_as_people_write_them(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -123,3 +125,20 @@ def test_a_runs_own_config_can_be_given_back(tmp_path: Path) -> None:
     assert "[recipe]" in text
     assert from_toml(text) == settings
     assert Settings.resolve(config(tmp_path, text), seed=2).seed == 2
+
+
+def test_a_runs_own_config_given_back_asks_for_a_new_folder(tmp_path: Path) -> None:
+    text = to_toml(Settings(data="photos", out="runs/one"), {"stages": []})
+    assert Settings.resolve(config(tmp_path, text)).out is None
+    assert from_toml(text).out == "runs/one"
+    assert Settings.resolve(config(tmp_path, to_toml(Settings(data="photos", out="runs/one")))).out == "runs/one"
+
+
+def test_the_command_asks_for_the_same_again_in_a_new_folder() -> None:
+    settings = Settings(data="my photos", quality="fast", time_limit=90.0, batch_size=8, out="runs/one")
+    words = shlex.split(settings.command())
+    assert words[:2] == ["headstart", "train"]
+    assert words[-2:] == ["--", "my photos"]
+    assert "--out" not in words
+    assert words[words.index("--batch-size") + 1] == "8"
+    assert words[words.index("--time-limit") + 1] == "90.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -39,6 +40,7 @@ class Settings:
     size: int | None = None  # pixels of the squares that enter the network
     device: Device = "auto"
     splits: str | None = None  # the splits.csv of an earlier run
+    weights: str | None = None  # a file with the backbone's weights
 
     @classmethod
     def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
@@ -52,6 +54,14 @@ class Settings:
         if "data" not in {**read, **named}:
             raise BadSetting("no data is named", fix="name a folder of photos: headstart train FOLDER")
         return cls(**{**read, **named})
+
+    def command(self) -> str:
+        """The command line that asks for the same again. Not `out`: that folder is there by then."""
+        asked = {
+            name: value for name, value in asdict(self).items() if value is not None and name not in ("data", "out")
+        }
+        options = [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        return shlex.join(["headstart", "train", *options, "--", self.data])
 
 
 def parse_duration(text: str | float) -> float:
@@ -88,7 +98,7 @@ def from_toml(text: str, *, source: str = "the configuration") -> Settings:
     Raises:
         BadSetting: as `Settings.resolve`.
     """
-    return Settings.resolve(**_read_text(text, source))
+    return Settings.resolve(**_known(_parse(text, source), source))
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -100,25 +110,32 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise BadSetting(
             f"config file {str(path)!r} cannot be read: {problem.strerror}", fix="name a TOML file that exists"
         ) from problem
-    return _read_text(text, f"config file {str(path)!r}")
+    source = f"config file {str(path)!r}"
+    values = _parse(text, source)
+    if RECIPE in values:  # it is a run's own: its recipe follows from the settings, and its folder is there already
+        values.pop("out", None)
+    return _known(values, source)
 
 
-def _read_text(text: str, source: str) -> dict[str, Any]:
+def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as problem:  # also: digits without end, brackets without end
         raise BadSetting(
             f"{source} is not valid TOML: {problem}", fix='correct that line; strings need quotes: quality = "fast"'
         ) from problem
-    # A run's own config.toml can be given back as --config: its recipe follows from the settings and is made anew.
-    values.pop(RECIPE, None)
-    for name in values:
+
+
+def _known(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values, checked; every key but the recipe has to be a setting."""
+    settings = {name: value for name, value in values.items() if name != RECIPE}
+    for name in settings:
         if name not in _EXPECT:
             known = list(_EXPECT)
             raise BadSetting(
                 f"{source} has the unknown key {name!r}", fix=closest(name, known) or f"use one of {', '.join(known)}"
             )
-    return {name: _checked(name, value) for name, value in values.items()}
+    return {name: _checked(name, value) for name, value in settings.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,4 +212,5 @@ _EXPECT: dict[str, _Expect] = {
     "size": _whole(32, 2048),
     "device": _one_of(get_args(Device)),
     "splits": _text(),
+    "weights": _text(),
 }

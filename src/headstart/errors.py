@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HeadstartError(Exception):
     """A refusal that a user can act on. `what` names the thing and its value; `fix` is the way out."""
@@ -37,3 +39,9 @@ class DiskFull(HeadstartError):
 
 class Diverged(HeadstartError):
     """Training produced a loss that is not a finite number."""
+
+
+def first_five(problems: Sequence[str]) -> str:
+    """The first five of these problems in one phrase, and how many more there are."""
+    more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return ", ".join(problems[:5]) + more

@@ -17,6 +17,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """The run folder is there: from here on an interrupted run can be resumed. Shown, never stored."""
+
+    kind: ClassVar[str] = "run_started"
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Something a user should read once."""
 
@@ -102,7 +110,7 @@ class StageEnded:
     reason: str
 
 
-Event = Progress | Note | Decision | PhaseEnded | Accuracy | StageStarted | Stepped | EpochEnded | StageEnded
+Event = Progress | RunStarted | Note | Decision | PhaseEnded | Accuracy | StageStarted | Stepped | EpochEnded | StageEnded
 STORED: tuple[type[Any], ...] = (Note, Decision, PhaseEnded, Accuracy, StageStarted, EpochEnded, StageEnded)
 _BY_KIND: dict[str, type[Any]] = {event.kind: event for event in STORED}
 

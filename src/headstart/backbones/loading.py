@@ -59,5 +59,5 @@ def full_name(name: str) -> str:
         return found[0]
     if found:
         raise BadBackbone(f"backbone {name!r} is ambiguous", fix=f"use one of {', '.join(found)}")
-    hint = closest(name, known) or "see all names with: headstart backbones"
+    hint = closest(name, known) or closest(name, SOURCES.names()) or "see all names with: headstart backbones"
     raise BadBackbone(f"backbone {name!r} is not known", fix=hint)

@@ -35,7 +35,10 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A manifest of labelled files. `user_splits`: the splits come from the user and are never reassigned."""
+    """A manifest of labelled files. `user_splits`: the splits come from the user and are never reassigned.
+
+    `notes` are sentences that a user should read once.
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -43,6 +46,7 @@ class Dataset:
     skipped: tuple[Skipped, ...] = ()
     user_splits: bool = False
     modality: str = "image"
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

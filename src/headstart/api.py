@@ -1,0 +1,263 @@
+"""Do the whole job from Python: one function a verb, each the same as the command of its name.
+
+The command line is made from these signatures and docstrings, so what is said here is what `--help` says.
+Nothing heavy is imported before a verb is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
+
+from headstart.config import Device, Quality, Settings
+
+if TYPE_CHECKING:
+    from headstart.backbones.backbone import Entry
+    from headstart.conductor import Plan
+    from headstart.evaluation.evaluation import Evaluation
+    from headstart.events import Event
+    from headstart.answering import Prediction
+    from headstart.runs import Run
+    from headstart.store import CacheUsage
+
+Place = str | PathLike[str]
+Seen = TypeVar("Seen", bound="Event")
+Result = TypeVar("Result")
+
+
+@overload
+def train(
+    data: Place | None = None,
+    *,
+    backbone: str | None = None,
+    out: Place | None = None,
+    quality: Quality | None = None,
+    time_limit: str | float | None = None,
+    seed: int | None = None,
+    config: Place | None = None,
+    dry_run: Literal[False] = False,
+    head: str | None = None,
+    unfreeze: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    device: Device | None = None,
+    splits: Place | None = None,
+    weights: Place | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Run: ...
+
+
+@overload
+def train(
+    data: Place | None = None,
+    *,
+    backbone: str | None = None,
+    out: Place | None = None,
+    quality: Quality | None = None,
+    time_limit: str | float | None = None,
+    seed: int | None = None,
+    config: Place | None = None,
+    dry_run: Literal[True],
+    head: str | None = None,
+    unfreeze: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    device: Device | None = None,
+    splits: Place | None = None,
+    weights: Place | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Plan: ...
+
+
+def train(
+    data: Place | None = None,
+    *,
+    backbone: str | None = None,
+    out: Place | None = None,
+    quality: Quality | None = None,
+    time_limit: str | float | None = None,
+    seed: int | None = None,
+    config: Place | None = None,
+    dry_run: bool = False,
+    head: str | None = None,
+    unfreeze: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    device: Device | None = None,
+    splits: Place | None = None,
+    weights: Place | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Run | Plan:
+    """Train a model on a folder of labelled photos, tune it and measure it on photos that it has never seen.
+
+    What is not given comes from the config file, and where that is silent too, is the default named here.
+
+    Args:
+        data: Folder with one folder of photos a class, or with train, validation and test folders of such.
+        backbone: Pre-trained network to start from. Default: bundled/efficientnet_lite0.
+        out: Run folder to make; it must not exist yet. Default: a new folder under runs/.
+        quality: fast solves a linear head, balanced also tunes the last groups, best tunes all. Default: balanced.
+        time_limit: Stop tuning after so long: 90s, 10m, 1h30m, or seconds. Default: no limit.
+        seed: Number that decides splits, order and augmentation. Default: 0.
+        config: TOML file with any of these settings; a run's own config.toml will do.
+        dry_run: Only say what would be done; nothing is trained and nothing written.
+        head: New layers, such as "flatten, dense(1024, relu), dropout(0.5)". Default: linear, solved exactly.
+        unfreeze: Number of the backbone's last groups to tune; 0 tunes none. Default: by quality.
+        epochs: Passes over the training photos in each stage of tuning. Default: by quality.
+        lr: Learning rate of the head while tuning; deeper groups move slower. Default: by quality.
+        batch_size: Photos a step. Default: by quality.
+        size: Side of the square that enters the network, in pixels. Default: the backbone's own.
+        device: Where to compute; auto takes the fastest there is. Default: auto.
+        splits: A splits.csv of an earlier run, to use its splits again. Default: new splits from the seed.
+        weights: File with the backbone's weights. Default: those that its source knows.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        The finished run, or with `dry_run` the plan.
+
+    Raises:
+        HeadstartError: the data, a setting or the backbone cannot be used, or training diverged.
+    """
+    settings = Settings.resolve(
+        Path(config) if config is not None else None,
+        data=_text(data),
+        backbone=backbone,
+        out=_text(out),
+        quality=quality,
+        time_limit=time_limit,
+        seed=seed,
+        head=head,
+        unfreeze=unfreeze,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        size=size,
+        device=device,
+        splits=_text(splits),
+        weights=_text(weights),
+    )
+    from headstart.conductor import plan
+    from headstart.conductor import train as work
+
+    return plan(settings) if dry_run else _finish(work(settings), on_event)
+
+
+def resume(run: Place, *, on_event: Callable[[Event], None] | None = None) -> Run:
+    """Continue an interrupted run; it ends at the same bits as if it had never stopped.
+
+    Args:
+        run: Run folder of the interrupted training.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        BadRun: there is no such run, or it cannot be continued.
+    """
+    from headstart.conductor import resume as work
+
+    return _finish(work(Path(run)), on_event)
+
+
+def predict(
+    run: Place,
+    paths: Sequence[Place] | Place,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+) -> list[Prediction]:
+    """Name what photos show, with a probability for each class.
+
+    Args:
+        run: Run folder of a finished training.
+        paths: Photos, and folders of photos.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        One prediction a photo, in the order of the paths; a photo that cannot be read has its reason instead.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+        BadData: a path does not exist, or no photo is there.
+    """
+    from headstart.answering import predict as work
+
+    several = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    return _finish(work(Path(run), [Path(path) for path in several]), on_event)
+
+
+def evaluate(run: Place, data: Place, *, on_event: Callable[[Event], None] | None = None) -> Evaluation:
+    """Measure a finished model on other labelled photos; classes are matched by name.
+
+    Args:
+        run: Run folder of a finished training.
+        data: Folder with one folder of photos a class; the model should not have seen them.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        Accuracy with its 95 % interval and further figures.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+        BadData: the folder cannot be used, or has a class that the model does not know.
+    """
+    from headstart.conductor import evaluate as work
+
+    return _finish(work(Path(run), Path(data)), on_event)
+
+
+def backbones(filter: str | None = None) -> list[Entry]:
+    """List the pre-trained networks that can be used.
+
+    Args:
+        filter: Part of a name. Default: all are listed.
+
+    Returns:
+        One entry a backbone, by name.
+    """
+    from headstart.backbones.loading import list_backbones
+
+    return list_backbones(filter)
+
+
+def cache(*, clear: bool = False) -> CacheUsage:
+    """Say where computed features are kept and how much room they take; they only save time and can be deleted.
+
+    Args:
+        clear: Delete them. What a running training still uses is computed again.
+
+    Returns:
+        Place and size, after clearing where that was asked for.
+    """
+    from headstart.store import Store
+
+    store = Store.default()
+    if clear:
+        store.clear()
+    return store.usage()
+
+
+def _text(place: Place | None) -> str | None:
+    return None if place is None else fspath(place)
+
+
+def _finish(work: Generator[Seen, None, Result], on_event: Callable[[Seen], None] | None) -> Result:
+    """The work's result; each event goes to `on_event`. However it ends, the work is closed and can clean up."""
+    with closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if on_event is not None:
+                on_event(event)

@@ -1,0 +1,252 @@
+"""Read a folder of photos: which class each belongs to, which split its folders name, and what cannot be used.
+
+The rules:
+
+- Each folder in the given one is a class, by its name (in Unicode's composed form). Folders inside a class folder
+  belong to that class, however deep.
+- Where the folders are named for splits (`train`, `val`, `test` in any spelling of `splits.spelled`), each folder
+  inside those is a class. That is so if a train folder is there and either every folder names a split, or at least
+  two splits are named and the train folder holds folders. So a class `train` beside `car` and `bus` stays a class.
+  `eval` and `evaluation` mean validation where a test folder is there too, otherwise test.
+- Clutter is passed over in silence: names that begin with a dot (`.DS_Store`, `.ipynb_checkpoints`, `._photo.jpg`),
+  `Thumbs.db`, `desktop.ini`, `__MACOSX` and what else `CLUTTER` names.
+- Everything else that is not used is listed with its reason: files outside class folders, empty files, files that are
+  no photo by their first bytes (names and suffixes do not count), files and folders that may not be read, and
+  class folders without a usable photo, which are no classes.
+- A link to a file counts as the file. A link to a folder is followed after the real folders of its class, unless the
+  folder it leads to was read for this class already or lies above it: so no loop is entered.
+- Devices, pipes and sockets are listed, never opened.
+
+Photos are read once, to their end, for the hash of their content, but not decoded.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headstart.data.dataset import Skipped, Split
+from headstart.data.splits import spelled
+
+CLUTTER = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "__pycache__"}
+    | {"lost+found", "$recycle.bin", "system volume information"}
+)
+OUTSIDE = "not in a class folder"
+THREADS = 8  # reading waits for the disk, and hashing lets other threads run
+BLOCK = 1 << 18  # bytes of a file in memory at a time, for each thread
+WINDOW = 4096  # files given to the threads at a time: a queue of all of them would take memory too
+
+Refusal = Callable[[bytes], str | None]  # first bytes of a file -> why it is not usable
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A file that seems usable. `given`: the split whose folder it lies in."""
+
+    path: str  # relative to the root, with forward slashes
+    id: str
+    label: str
+    given: Split | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a folder holds, each sorted by path. `empty`: class folders without a usable photo."""
+
+    photos: tuple[Photo, ...]
+    skipped: tuple[Skipped, ...]
+    empty: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    path: str
+    label: str
+    given: Split | None
+
+
+@dataclass(slots=True)
+class _Listing:
+    """The entries of one folder, as paths relative to the root, sorted; clutter is left out."""
+
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)  # to folders
+    files: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def scan(root: Path, refusal: Refusal) -> Scan:
+    """Everything in this folder, by the rules at the top of this file.
+
+    Raises:
+        OSError: the folder itself cannot be listed.
+    """
+    classes, skipped = _classes(root)
+    found: list[tuple[str, _Class]] = []
+    for folder in classes:
+        files, unusable = _files(root, folder)
+        found += [(path, folder) for path in files]
+        skipped += unusable
+    photos: list[Photo] = []
+    for (path, folder), (id, reason) in zip(found, _ids(root, [path for path, _ in found], refusal), strict=True):
+        if reason:
+            skipped.append(Skipped(path, reason))
+        else:
+            photos.append(Photo(path, id, folder.label, folder.given))
+    used = {(photo.label, photo.given) for photo in photos}
+    empty = sorted(folder.path for folder in classes if (folder.label, folder.given) not in used)
+    skipped += [Skipped(path, "a class folder without a usable photo") for path in empty]
+    photos.sort(key=lambda photo: photo.path)
+    skipped.sort(key=lambda file: (file.path, file.reason))
+    return Scan(tuple(photos), tuple(skipped), tuple(empty))
+
+
+def _classes(root: Path) -> tuple[list[_Class], list[Skipped]]:
+    """The class folders, and what lies outside them."""
+    top = _list(root, "")
+    sides = _sides(root, top)
+    if not sides:
+        classes = [_Class(path, class_name(path), None) for path in top.folders + top.links]
+        return classes, top.skipped + _outside(top.files)
+    classes, skipped = [], top.skipped + _outside(top.files)
+    for path in top.folders + top.links:
+        if path not in sides:
+            skipped.append(Skipped(path, "a folder beside train and test folders that names no split"))
+            continue
+        inside = _list_or_skip(root, path)
+        classes += [_Class(folder, class_name(folder), sides[path]) for folder in inside.folders + inside.links]
+        skipped += inside.skipped + _outside(inside.files)
+    return classes, skipped
+
+
+def class_name(path: str) -> str:
+    """The class that a class folder stands for."""
+    # A folder that went through a Mac comes back with its accents decomposed: still the same class.
+    return unicodedata.normalize("NFC", path.rpartition("/")[2])
+
+
+def _outside(files: Sequence[str]) -> list[Skipped]:
+    return [Skipped(path, OUTSIDE) for path in files]
+
+
+def _sides(root: Path, top: _Listing) -> dict[str, Split]:
+    """The split that each top folder names, or nothing where the top folders are classes."""
+    names = top.folders + top.links
+    sides = {name: split for name in names if (split := spelled(name))}
+    evaluation: Split = "validation" if "test" in sides.values() else "test"
+    sides |= {name: evaluation for name in names if name.casefold() in ("eval", "evaluation")}
+    trains = [name for name, split in sides.items() if split == "train"]
+    deep = any(inside.folders or inside.links for inside in (_list_or_skip(root, name) for name in trains))
+    if trains and (len(sides) == len(names) or (deep and len(set(sides.values())) > 1)):
+        return sides
+    return {}
+
+
+def _files(root: Path, folder: _Class) -> tuple[list[str], list[Skipped]]:
+    """The files of a class folder, however deep, real folders before linked ones."""
+    files: list[str] = []
+    skipped: list[Skipped] = []
+    seen = _above(root, folder.path)
+    real, links = deque([folder.path]), deque[str]()
+    while real or links:
+        path = real.popleft() if real else links.popleft()
+        try:
+            identity = _identity(root / path)
+            if identity in seen:
+                skipped.append(Skipped(path, f"a link to {seen[identity]}"))
+                continue
+            inside = _list(root, path)
+        except OSError as problem:
+            skipped.append(Skipped(path, _reason(problem)))
+            continue
+        seen[identity] = f"{path!r}, which is read already"
+        real += inside.folders
+        links += inside.links
+        files += inside.files
+        skipped += inside.skipped
+    return files, skipped
+
+
+def _above(root: Path, path: str) -> dict[tuple[int, int], str]:
+    """The folders that a link in the class folder must not lead back to."""
+    real = root.resolve()
+    above = [real, *real.parents, *(root / parent for parent in Path(path).parents)]
+    return {_identity(folder): "a folder above it" for folder in above}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _list_or_skip(root: Path, path: str) -> _Listing:
+    try:
+        return _list(root, path)
+    except OSError as problem:
+        return _Listing(skipped=[Skipped(path, _reason(problem))])
+
+
+def _list(root: Path, path: str) -> _Listing:
+    listing = _Listing()
+    with os.scandir(root / path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name.casefold() in CLUTTER:
+                continue
+            inner = f"{path}/{entry.name}" if path else entry.name
+            try:
+                kind = entry.stat().st_mode if entry.is_symlink() else entry.stat(follow_symlinks=False).st_mode
+            except OSError as problem:
+                listing.skipped.append(Skipped(inner, _reason(problem)))
+                continue
+            if stat.S_ISDIR(kind):
+                (listing.links if entry.is_symlink() else listing.folders).append(inner)
+            elif stat.S_ISREG(kind):
+                listing.files.append(inner)
+            else:
+                listing.skipped.append(Skipped(inner, "not a regular file"))
+    return listing
+
+
+def _ids(root: Path, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
+    """For each file in order: the hash of its bytes and "", or "" and why it cannot be used."""
+
+    def read(path: str) -> tuple[str, str]:
+        try:
+            return _id(root / path, refusal)
+        except OSError as problem:
+            return "", _reason(problem)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
+        for start in range(0, len(paths), WINDOW):
+            yield from pool.map(read, paths[start : start + WINDOW])
+
+
+def _id(path: Path, refusal: Refusal) -> tuple[str, str]:
+    with path.open("rb", buffering=0) as file:
+        block = file.read(BLOCK)
+        if reason := refusal(block):
+            return "", reason  # a film of gigabytes is not read to its end
+        digest = hashlib.blake2b(digest_size=16)
+        while block:
+            digest.update(block)
+            block = file.read(BLOCK)
+    return digest.hexdigest(), ""
+
+
+def _reason(problem: OSError) -> str:
+    known = {
+        errno.ENOENT: "a link that leads nowhere",
+        errno.ELOOP: "a link that leads to itself",
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+    }
+    return known.get(problem.errno or 0) or f"cannot be read: {problem.strerror or problem}"

@@ -1,0 +1,59 @@
+"""Hold how well a finished model does: its metrics on every judged split, and each single answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.evaluation.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the finished model says of one labelled photo."""
+
+    path: str
+    label: str
+    split: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """`test` is by the model that ships, touched once. `validation` says in `validation_method` how it was got."""
+
+    test: Metrics
+    validation: Metrics
+    validation_method: str
+    fitted_on_validation: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers on the test split, in [0, 1]."""
+        return self.test.accuracy
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+        return self.test.accuracy_interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, as in `evaluation.json`."""
+        return {
+            "test": self.test.to_json(),
+            "validation": {"method": self.validation_method, **self.validation.to_json()},
+            "fitted_on_validation": list(self.fitted_on_validation),
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Evaluation:
+        """The evaluation that `to_json` wrote."""
+        validation = dict(row["validation"])
+        method = validation.pop("method")
+        return cls(
+            test=Metrics.from_json(row["test"]),
+            validation=Metrics.from_json(validation),
+            validation_method=method,
+            fitted_on_validation=tuple(row["fitted_on_validation"]),
+        )

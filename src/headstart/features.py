@@ -1,0 +1,260 @@
+"""Compute what the frozen part of a network says about each item, once: the rest comes out of the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from headstart import pipeline
+from headstart.backbones.backbone import Backbone
+from headstart.data.dataset import Dataset
+from headstart.events import Progress
+from headstart.modalities.modality import Modality
+from headstart.networks.network import Cut, Network
+from headstart.shards import Rows
+from headstart.store import Found, Shelf, Store
+
+RULES = 1  # part of the fingerprint: count up when the same settings begin to give other numbers
+SHARD_ROWS = 512  # what a killed extraction loses at most: a few seconds of work
+SHARD_BYTES = 16 * 10**6  # of rows that wait in memory: feature maps are fifty times as large as pooled features
+_VIEW = "headstart view"
+
+
+@dataclass(frozen=True)
+class Features:
+    """What crosses a cut for each item: float32 rows of `shape`, memory-mapped, and reasons where there is none."""
+
+    ids: tuple[str, ...]  # of the items that have a row, each once, in the order of the data set
+    fingerprint: str
+    shape: tuple[int, ...]  # of one row: `(d,)` or `(h, w, c)`; `()` while there is none
+    unreadable: Mapping[str, str]  # id -> reason
+    _rows: Rows = field(repr=False)
+
+    def take(self, ids: Sequence[str]) -> Float[np.ndarray, "n ..."]:
+        """A copy of the rows of these ids, in their order; only these are read.
+
+        Raises:
+            KeyError: an id has no row.
+        """
+        return self._rows.take(ids)
+
+
+def fingerprint(
+    backbone: Backbone, network: Network, cut: Cut, modality: Modality, *, reduced: bool, view: int = 0
+) -> str:
+    """Changes with everything that decides about the numbers of an item's row, and with nothing else.
+
+    That is: weights, preprocessing, decoding, the cut, the view, precision, and the engine with its version. Not the
+    place of a file, not a date, not a name.
+    """
+    parts = {
+        "rules": RULES,
+        "weights": backbone.weights_hash,
+        "spec": backbone.spec.fingerprint,
+        "decoding": modality.fingerprint(reduced=reduced),
+        "cut": [cut.name, cut.after],
+        "view": view,
+        "precision": "fp32",
+        "engine": network.engine,
+        "chunk": pipeline.CHUNK,  # engines choose their kernels by the shape of a batch
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def extract(
+    dataset: Dataset,
+    backbone: Backbone,
+    network: Network,
+    cut: Cut,
+    *,
+    modality: Modality,
+    store: Store,
+    reduced: bool = True,
+    workers: int | None = None,
+    view: int = 0,
+) -> Generator[Progress, None, Features]:
+    """Features of every item of the data set, of which only the missing ones are computed.
+
+    Finished shards stay whatever happens, so an extraction that was stopped goes on where it was. An item whose bytes
+    are no photo is kept as such; one whose file is gone or changed is tried again next time.
+
+    Args:
+        dataset: Items with equal ids are computed once.
+        backbone: Gives the preprocessing and the hash of the weights.
+        network: Computes; it must have come from `backbone` and still have its weights below the cut.
+        cut: Where the features are taken.
+        modality: Decodes.
+        store: Keeps what was computed.
+        reduced: Allow a cheaper decoding that is nearly the same.
+        workers: Threads that read, decode and compute; by default one a core.
+        view: 0 is the plain middle of the photo; each other number is a view changed at random, the same every time.
+
+    Raises:
+        DiskFull: the store has no room left.
+        BadSetting: the store cannot be written.
+    """
+    key = fingerprint(backbone, network, cut, modality, reduced=reduced, view=view)
+    shelf = store.shelf(key, _about(backbone, network, cut, modality, reduced=reduced, view=view))
+    sources = _sources(dataset)
+    found = shelf.find(sources)
+    missing = [id for id in sources if id not in found.rows and id not in found.reasons]
+    done = len(sources) - len(missing)
+    yield Progress(what="features", done=done, total=len(sources))
+    photos = _Photos(dataset.root, sources, missing)
+    if missing:
+        store.trim(found.rows.paths)
+        decode = partial(_view, modality=modality, backbone=backbone, reduced=reduced, view=view)
+        compute = partial(network.features, upto=cut)
+        chunks = pipeline.run(photos, decode, compute, network, workers=workers)
+        with closing(_keep(chunks, photos, shelf, found, store)) as counts:
+            for count in counts:
+                yield Progress(what="features", done=done + count, total=len(sources))
+    return Features(
+        ids=tuple(id for id in sources if id in found.rows),
+        fingerprint=key,
+        shape=found.rows.shape,
+        unreadable={id: reason for id in sources if (reason := found.reasons.get(id) or photos.lost.get(id))},
+        _rows=found.rows,
+    )
+
+
+def _about(
+    backbone: Backbone, network: Network, cut: Cut, modality: Modality, *, reduced: bool, view: int
+) -> dict[str, str | int]:
+    return {
+        "what": f"{backbone.name}, {cut.name}" + (f", view {view}" if view else ""),
+        "backbone": backbone.name,
+        "weights": backbone.weights_hash,
+        "input": repr(backbone.spec),
+        "decoding": modality.fingerprint(reduced=reduced),
+        "cut": cut.name,
+        "view": view,
+        "engine": network.engine,
+    }
+
+
+def _sources(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Each id once, in the order of the data set, with every path that its bytes lie at."""
+    sources: dict[str, tuple[str, ...]] = {}
+    for item in dataset.items:
+        sources[item.id] = (*sources.get(item.id, ()), item.path)
+    return sources
+
+
+class _Photos(Sequence["_Photo"]):
+    """What is to be computed, as a sequence that makes each photo when it is its turn: a million need no memory."""
+
+    def __init__(self, root: Path, sources: Mapping[str, tuple[str, ...]], ids: Sequence[str]) -> None:
+        self.root = root
+        self.sources = sources
+        self.ids = ids
+        self.lost: dict[str, str] = {}  # id -> why its file cannot be read; another time it may
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, position: int) -> _Photo: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[_Photo]: ...
+    def __getitem__(self, position: int | slice) -> _Photo | Sequence[_Photo]:
+        if isinstance(position, slice):
+            return [_Photo(self, id) for id in self.ids[position]]
+        return _Photo(self, self.ids[position])
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    photos: _Photos
+    id: str
+
+    def read_bytes(self) -> bytes:
+        """The content that this id stands for, from the first place that still has it.
+
+        Raises:
+            OSError: none has.
+        """
+        problem = OSError("no file")
+        for path in self.photos.sources[self.id]:
+            try:
+                content = (self.photos.root / path).read_bytes()
+            except OSError as refusal:
+                problem = refusal
+                continue
+            # Other bytes under this id would be in the cache for good, and for every later data set.
+            if hashlib.blake2b(content, digest_size=16).hexdigest() == self.id:
+                return content
+            problem = OSError("it changed since the data set was read")
+        self.photos.lost[self.id] = f"cannot be read: {problem.strerror or problem}"
+        raise problem
+
+
+def _view(
+    content: bytes, *, modality: Modality, backbone: Backbone, reduced: bool, view: int
+) -> UInt8[np.ndarray, "h w c"]:
+    if not view:
+        return modality.decode(content, backbone.spec, reduced=reduced)
+    # Seeded by the content: a photo's views hang neither on its place in the data set nor on its name.
+    seed = hashlib.blake2b(content, digest_size=16, key=f"{_VIEW} {view}".encode()).digest()
+    return modality.augment(content, backbone.spec, np.random.default_rng(int.from_bytes(seed, "little")))
+
+
+def _keep(
+    chunks: Iterator[pipeline.Chunk], photos: _Photos, shelf: Shelf, found: Found, store: Store
+) -> Generator[int, None, None]:
+    """Write what comes in shard by shard; tells how many photos are through.
+
+    Chunks come in order, so what is finished is the beginning, and an extraction that goes on later makes the same
+    chunks of the rest.
+    """
+    pending = _Pending(shelf, found, store)
+    through = 0
+    try:
+        for chunk in chunks:
+            for position, row in zip(chunk.positions, chunk.values, strict=True):
+                pending.rows[photos.ids[position]] = row
+            for position, reason in chunk.failed.items():
+                if photos.ids[position] not in photos.lost:
+                    pending.reasons[photos.ids[position]] = reason
+            through += len(chunk.positions) + len(chunk.failed)
+            if pending.full:
+                pending.write(still=len(photos) - through)
+            yield through
+    finally:
+        # Also when the consumer leaves early or a photo brings everything down: what is computed is kept.
+        pending.write(still=len(photos) - through)
+
+
+class _Pending:
+    """What is computed and not yet written."""
+
+    def __init__(self, shelf: Shelf, found: Found, store: Store) -> None:
+        self.rows: dict[str, np.ndarray] = {}
+        self.reasons: dict[str, str] = {}
+        self.shelf, self.found, self.store = shelf, found, store
+
+    @property
+    def full(self) -> bool:
+        """Whether these are enough rows for a shard."""
+        each = next(iter(self.rows.values())).nbytes if self.rows else 0
+        return len(self.rows) >= SHARD_ROWS or len(self.rows) * each >= SHARD_BYTES
+
+    def write(self, *, still: int) -> None:
+        """Put everything on the shelf; `still` photos are to come."""
+        reasons, self.reasons = self.reasons, {}
+        rows, self.rows = self.rows, {}
+        if reasons:
+            self.shelf.add_reasons(reasons, self.found)
+        if rows:
+            block = np.stack(list(rows.values()))
+            self.shelf.add(list(rows), block, self.found, needed=block.nbytes // len(block) * (len(block) + still))
+            self.store.trim(self.found.rows.paths)

@@ -1,0 +1,131 @@
+"""Write down what a verb gave back: as text for people, as JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.backbones.backbone import Entry
+    from headstart.conductor import Plan
+    from headstart.answering import Prediction
+    from headstart.runs import Run
+    from headstart.store import CacheUsage
+
+
+def as_json(result: Any) -> str:
+    """The result as one JSON value."""
+    return json.dumps(plain(result), indent=2, default=str, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """What JSON can say: a run or a plan as its summary, an evaluation as in its file, other dataclasses by field."""
+    for words in ("summary", "to_json"):
+        if hasattr(value, words):
+            return plain(getattr(value, words)())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for "not a number"
+    return value
+
+
+def trained_text(result: Run | Plan) -> str:
+    """How well a run does and where it lies, or what a plan would do."""
+    facts = plain(result)
+    if "run" not in facts or "test" not in facts:
+        return facts_text(facts)
+    low, high = facts["accuracy_interval"]
+    photos = ", ".join(f"{count} {split}" for split, count in facts["photos"].items())
+    skipped = f"; {facts['skipped']} skipped, see skipped.csv" if facts["skipped"] else ""
+    lines = [("note", note) for note in facts["notes"]]
+    lines += [
+        ("photos", photos + skipped),
+        ("accuracy", f"{facts['accuracy']:.3f} on the test photos, 95 % interval {low:.3f} to {high:.3f}"),
+        ("run", facts["run"]),
+        ("next", f"headstart predict {shlex.quote(facts['run'])} PHOTOS"),
+    ]
+    return columns(lines)
+
+
+def facts_text(result: Any) -> str:
+    """Every fact in a result, one a line."""
+    return columns(_lines(plain(result), ""))
+
+
+def _lines(facts: dict[str, Any], above: str) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, item in facts.items():
+        name = f"{above}{key}".replace("_", " ")
+        if isinstance(item, dict):
+            lines += _lines(item, f"{name} ")
+        else:
+            lines.append((name, _words(item)))
+    return lines
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_words(item) for item in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def predictions_text(predictions: Sequence[Prediction]) -> str:
+    """Path, name and probability, one line a photo; a photo that cannot be read has its reason."""
+    return columns(
+        [("path", "label", "probability")]
+        + [
+            (p.path, f"- ({p.error})", "") if p.error else (p.path, p.label, f"{p.probability:.3f}")
+            for p in predictions
+        ]
+    )
+
+
+def predictions_csv(predictions: Sequence[Prediction]) -> str:
+    """The same as CSV, probabilities in full."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "probability", "error"))
+    writer.writerows((p.path, p.label, "" if p.error else p.probability, p.error or "") for p in predictions)
+    return text.getvalue().rstrip("\n")
+
+
+def backbones_text(entries: Sequence[Entry]) -> str:
+    """One line a backbone."""
+    rows = [("name", "pixels", "features", "parameters", "licence", "here", "note")]
+    for e in entries:
+        here = "yes" if e.available else "no"
+        rows.append((e.name, str(e.size), str(e.width), f"{e.parameters / 1e6:.1f} M", e.licence, here, e.note))
+    return columns(rows)
+
+
+def cache_text(usage: CacheUsage) -> str:
+    """Place, size and limit, and a line for each way of computing features."""
+    total = columns([("cache", str(usage.root)), ("size", f"{_megabytes(usage.bytes)} of {_megabytes(usage.limit)}")])
+    rows = [("features of", "photos", "size", "last used")] + [
+        (shelf.what, str(shelf.items), _megabytes(shelf.bytes), f"{shelf.last_used:%Y-%m-%d %H:%M}")
+        for shelf in usage.shelves
+    ]
+    return f"{total}\n\n{columns(rows)}" if usage.shelves else total
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows with their cells aligned, never cut: a pipe has no width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,329 @@
+"""Open, read and write the folder of a run: everything that later verbs need, and nothing half-written.
+
+A run that is not finished holds a file called `INCOMPLETE`; it is the first to be written and the last to go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from headstart.config import Settings, from_toml, to_toml
+from headstart.data.dataset import Dataset, Item, Skipped, Split
+from headstart.data.splits import write_splits
+from headstart.errors import BadRun
+from headstart.evaluation.evaluation import Answer, Evaluation
+from headstart.events import STORED, Decision, Event, from_json, to_json
+from headstart.training.loop import Position, Score
+from headstart.training.recipe import Recipe
+from headstart.writing import room_for, whole, write_text
+
+MARK = "INCOMPLETE"
+FREE = "free some space, then resume the run"
+PACKAGES = ("headstart", "numpy", "torch", "pillow", "scikit-learn", "scipy", "safetensors", "accelerate")
+
+
+class Run:
+    """A run folder. Made by `create`, reopened by `open` and `reopen`; never overwritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # ---- making and opening
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings, dataset: Dataset, backbone: Mapping[str, Any]) -> Run:
+        """Make the folder, with what is known before any work: settings, manifest, classes, versions.
+
+        Raises:
+            BadRun: the folder exists or cannot be made.
+        """
+        check_new(path)
+        try:
+            path.mkdir(parents=True)
+            (path / MARK).write_text(f"This run is not finished. Go on with: headstart resume {shlex.quote(str(path))}\n")
+            (path / "checkpoints").mkdir()
+        except OSError as problem:
+            raise BadRun(
+                f"run folder {str(path)!r} cannot be made: {problem.strerror}", fix="choose another place with --out"
+            ) from problem
+        run = cls(path)
+        run._write_json("versions.json", _versions())
+        run._write_json("backbone.json", dict(backbone))
+        write_text(path / "config.toml", to_toml(settings, None))
+        write_text(path / "command.txt", settings.command() + "\n")
+        run.write_manifest(dataset)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """A finished run, for reading.
+
+        Raises:
+            BadRun: there is none at `path`, or it is not finished.
+        """
+        run = cls.reopen(path)
+        if not run.finished:
+            raise BadRun(
+                f"run {str(path)!r} is not finished", fix=f"go on with: headstart resume {shlex.quote(str(path))}"
+            )
+        return run
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> Run:
+        """A run, finished or not.
+
+        Raises:
+            BadRun: there is none at `path`.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.toml").is_file() or not (run.path / "splits.csv").is_file():
+            there = "is not a run folder" if run.path.exists() else "does not exist"
+            raise BadRun(f"run {str(path)!r} {there}", fix="give the folder that headstart train printed at its end")
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is there."""
+        return not (self.path / MARK).exists() and (self.path / "evaluation.json").is_file()
+
+    # ---- what was asked, and what will be done
+
+    @property
+    def settings(self) -> Settings:
+        """What the user asked for."""
+        return from_toml((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What was decided, once it was."""
+        tables = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8")).get("recipe")
+        return Recipe.from_tables(tables) if tables else None
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Put the decided recipe into `config.toml`."""
+        write_text(self.path / "config.toml", to_toml(self.settings, recipe.to_tables()))
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """Name, size, weights and licence of the backbone."""
+        return cast(dict[str, Any], json.loads((self.path / "backbone.json").read_text(encoding="utf-8")))
+
+    # ---- the photos
+
+    def write_manifest(self, dataset: Dataset) -> None:
+        """Write which photos are used, in which split, and which are not, with their reasons."""
+        write_splits(dataset, self.path / "splits.csv")
+        self._write_csv("skipped.csv", ("path", "reason"), ((s.path, s.reason) for s in dataset.skipped))
+        self._write_json("data.json", {"root": str(dataset.root), "user_splits": dataset.user_splits})
+        write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the model's outputs."""
+        return tuple((self.path / "classes.txt").read_text("utf-8", "surrogateescape").splitlines())
+
+    @property
+    def dataset(self) -> Dataset:
+        """The manifest as it was written; the photos are not looked at."""
+        about = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+        position = {name: label for label, name in enumerate(self.classes)}
+        return Dataset(
+            root=Path(about["root"]),
+            classes=self.classes,
+            items=tuple(
+                Item(row["id"], row["path"], position[row["label"]], cast(Split, row["split"]))
+                for row in self._read_csv("splits.csv")
+            ),
+            skipped=tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv")),
+            user_splits=about["user_splits"],
+        )
+
+    # ---- what happens
+
+    def append(self, event: Event) -> None:
+        """Add one event to `events.jsonl`, where it is of a kind that is kept."""
+        if not isinstance(event, STORED):
+            return
+        log = self.path / "events.jsonl"
+        with room_for(log, fix=FREE), log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_json(event)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened so far; a line that was cut off by a crash is left out."""
+        events = []
+        for line in self._lines():
+            with contextlib.suppress(json.JSONDecodeError):
+                events.append(from_json(json.loads(line)))
+        return events
+
+    def decision(self, name: str) -> Decision | None:
+        """The decision of this name, if it was made before."""
+        found = [event for event in self.events if isinstance(event, Decision) and event.name == name]
+        return found[-1] if found else None
+
+    def rewind(self, count: int) -> None:
+        """Forget the events after the first `count`, since their work will be done again. Decisions stay."""
+        events = self.events
+        kept = events[:count] + [event for event in events[count:] if isinstance(event, Decision)]
+        write_text(self.path / "events.jsonl", "".join(json.dumps(to_json(event)) + "\n" for event in kept))
+
+    def _lines(self) -> list[str]:
+        log = self.path / "events.jsonl"
+        return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+    # ---- checkpoints
+
+    def save_checkpoint(self, stage: int, position: Position, state: Mapping[str, np.ndarray], seconds: float) -> None:
+        """Replace the checkpoint: the network's state, the stage's position, the events so far, the time used."""
+        about = {
+            "stage": stage,
+            "events": len(self.events),
+            "seconds": seconds,
+            "position": {key: value for key, value in asdict(position).items() if key != "best"},
+        }
+        arrays = {f"state/{key}": value for key, value in state.items()}
+        arrays |= {f"best/{key}": value for key, value in position.best.items()}
+        with whole(self.path / "checkpoints" / "last.safetensors", fix=FREE) as temporary:
+            _save_arrays(arrays, temporary, {"about": json.dumps(about)})
+
+    def load_checkpoint(self) -> tuple[dict[str, Any], Position, dict[str, np.ndarray]] | None:
+        """What `save_checkpoint` wrote last: its facts, the position and the network's state; or nothing."""
+        path = self.path / "checkpoints" / "last.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["about"])
+        arrays = load_file(path)
+        fields = dict(about["position"])
+        fields["best_score"] = Score(**fields["best_score"]) if fields["best_score"] else None
+        best = {key[5:]: value for key, value in arrays.items() if key.startswith("best/")}
+        state = {key[6:]: value for key, value in arrays.items() if key.startswith("state/")}
+        return about, Position(**fields, best=best), state
+
+    # ---- what came out
+
+    def save_model(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Write the finished model's weights."""
+        with whole(self.path / "model.safetensors", fix=FREE) as temporary:
+            _save_arrays(weights, temporary, {"classes": json.dumps(self.classes)})
+
+    def model(self) -> dict[str, np.ndarray]:
+        """The finished model's weights.
+
+        Raises:
+            BadRun: the file is missing or damaged.
+        """
+        try:
+            return load_file(self.path / "model.safetensors")
+        except Exception as problem:  # noqa: BLE001  the library has a family of errors of its own for damage
+            raise BadRun(
+                f"model of run {str(self.path)!r} does not load: {problem}", fix="train again, or copy the run again"
+            ) from problem
+
+    def finish(self, evaluation: Evaluation, answers: Sequence[Answer]) -> None:
+        """Write the results and declare the run whole."""
+        header = ("path", "label", "split", "predicted", "probability")
+        rows = ((a.path, a.label, a.split, a.predicted, f"{a.probability:.6f}") for a in answers)
+        self._write_csv("predictions.csv", header, rows)
+        self._write_json("evaluation.json", evaluation.to_json())
+        (self.path / MARK).unlink(missing_ok=True)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How well the finished model does."""
+        return Evaluation.from_json(json.loads((self.path / "evaluation.json").read_text(encoding="utf-8")))
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few facts."""
+        evaluation, dataset = self.evaluation, self.dataset
+        recipe = self.recipe
+        notes = [event.text for event in self.events if event.kind == "note"]
+        return {
+            "run": str(self.path),
+            "backbone": self.backbone["name"],
+            "quality": self.settings.quality,
+            "classes": list(self.classes),
+            "photos": {split: len(dataset.only(split)) for split in ("train", "validation", "test")},
+            "skipped": len(dataset.skipped),
+            "stages": [str(stage) for stage in recipe.stages] if recipe else [],
+            "accuracy": evaluation.accuracy,
+            "accuracy_interval": list(evaluation.accuracy_interval),
+            "test": evaluation.test.to_json(),
+            "notes": notes,
+            "seconds": max((e.seconds for e in self.events if e.kind == "phase"), default=0.0),
+        }
+
+    # ---- files
+
+    def _write_json(self, name: str, value: Any) -> None:
+        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
+
+    def _write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        write_text(self.path / name, text.getvalue())
+
+    def _read_csv(self, name: str) -> Iterator[dict[str, str]]:
+        with (self.path / name).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield from csv.DictReader(file)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a run folder that exists or that cannot be made, before any work is done.
+
+    Raises:
+        BadRun: with the way out.
+    """
+    if path.exists() or path.is_symlink():
+        raise BadRun(f"run folder {str(path)!r} exists already", fix="choose another with --out, or remove it")
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadRun(f"run folder {str(path)!r} cannot be made: {str(parent)!r} is not a folder one may write to",
+                     fix="choose another place with --out")
+
+
+def default_path(data: str, base: Path = Path("runs")) -> Path:
+    """`runs/NAME-1`, or the first number that is free."""
+    name = Path(data).resolve().name or "data"
+    number = 1
+    while (base / f"{name}-{number}").exists():
+        number += 1
+    return base / f"{name}-{number}"
+
+
+def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path, metadata)
+    except OSError:
+        raise
+    except Exception as problem:  # noqa: BLE001  the library reports a failed write by an error class of its own
+        raise OSError(None, str(problem)) from problem
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,298 @@
+"""Keep what is dear to compute on disk: shelves of shards, found again by fingerprint, bounded in size.
+
+    root/
+    └── <fingerprint>/       a shelf: everything that one way of computing gave
+        ├── meta.json        what it is, for humans
+        ├── <…>-512-<…>.npy  rows of 512 items (see shards.py)
+        └── <…>-3-<…>.json   reasons why 3 items gave nothing
+
+Finished files never change and appear under their names whole, so any number of processes may share a store. The time
+of a file's last change is the time of its last use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from jaxtyping import Float
+
+from headstart.errors import BadData, BadSetting, DiskFull
+from headstart.shards import Rows, intact, items_in, read_ids, write_blocks, write_rows
+from headstart.writing import write_text
+
+FOLDER = "HEADSTART_CACHE"
+LIMIT = "HEADSTART_CACHE_LIMIT"
+DEFAULT_LIMIT = 20 * 10**9  # bytes: four million photos of the default backbone
+ABANDONED = 3600.0  # seconds after which a temporary file must be one of a killed process: writing takes less than one
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_META = "meta.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfUsage:
+    """What one way of computing features takes on disk."""
+
+    fingerprint: str
+    what: str
+    items: int
+    bytes: int
+    last_used: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """Where the cache lies and what it takes; the most recently used shelf first."""
+
+    root: Path
+    bytes: int
+    limit: int
+    shelves: tuple[ShelfUsage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a shelf knows of the items asked for: rows, or the reason why there are none."""
+
+    rows: Rows
+    reasons: dict[str, str]
+
+
+class Store:
+    """A folder of shelves that together stay below `limit_bytes`, not counting what is in use."""
+
+    def __init__(self, root: Path, limit_bytes: int = DEFAULT_LIMIT) -> None:
+        self.root = root
+        self.limit_bytes = limit_bytes
+
+    @classmethod
+    def default(cls) -> Store:
+        """The user's own: in `HEADSTART_CACHE` or the system's place for caches, up to `HEADSTART_CACHE_LIMIT`.
+
+        Raises:
+            BadSetting: the limit is not a size.
+        """
+        folder = os.environ.get(FOLDER)
+        root = Path(folder).expanduser().absolute() if folder else platformdirs.user_cache_path("headstart")
+        # A folder of its own: clearing must never come near what else a user keeps there.
+        return cls(root / "features", _bytes(os.environ.get(LIMIT) or str(DEFAULT_LIMIT)))
+
+    def shelf(self, fingerprint: str, about: Mapping[str, Any]) -> Shelf:
+        """The shelf of this fingerprint, made where there is none. `about["what"]` names it to humans.
+
+        Raises:
+            BadSetting: the folder cannot be written.
+            DiskFull: there is no room.
+        """
+        return Shelf(self.root / fingerprint, about)
+
+    def usage(self) -> CacheUsage:
+        """What lies here, without reading any of it."""
+        shelves = [_usage(folder) for folder in self._shelves()]
+        shelves.sort(key=lambda shelf: shelf.last_used, reverse=True)
+        return CacheUsage(self.root, sum(shelf.bytes for shelf in shelves), self.limit_bytes, tuple(shelves))
+
+    def clear(self) -> int:
+        """Delete everything that this class wrote; how many bytes that were."""
+        freed = 0
+        for folder in self._shelves():
+            for path in (*_files(folder), *_temporary(folder), folder / _META):
+                freed += _delete(path)
+            with suppress(OSError):
+                folder.rmdir()
+        return freed
+
+    def trim(self, keep: Collection[Path] = ()) -> int:
+        """Delete the least recently used files until all fit into the limit, none of `keep`; the bytes deleted."""
+        kept = set(keep)
+        now = time.time()
+        freed = sum(
+            _delete(path)
+            for folder in self._shelves()
+            for path in _temporary(folder)
+            if now - _changed(path) > ABANDONED
+        )
+        files = [(*_stat(path), path) for folder in self._shelves() for path in _files(folder)]
+        excess = sum(size for _, size, _ in files) - self.limit_bytes
+        for _, _, path in sorted(files):
+            if excess <= 0:
+                break
+            if path not in kept:
+                deleted = _delete(path)
+                excess -= deleted
+                freed += deleted
+        self._forget_empty(now)
+        return freed
+
+    def _forget_empty(self, now: float) -> None:
+        for folder in self._shelves():
+            # A young one may be empty because another process is about to fill it.
+            if not any(folder.glob("*-*")) and now - _changed(folder / _META) > ABANDONED:
+                _delete(folder / _META)
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _shelves(self) -> list[Path]:
+        return sorted(path.parent for path in self.root.glob(f"*/{_META}"))
+
+
+class Shelf:
+    """A folder of finished files about items, all computed in the same way."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.about = dict(about)
+        self._make()
+
+    def find(self, ids: Collection[str]) -> Found:
+        """What is known of these items. A damaged file is deleted, and its items are simply not found."""
+        wanted = set(ids)
+        found = Found(Rows(), {})
+        for path in _files(self.folder):
+            # Any file may be deleted by another process at any moment: then it is not found.
+            with suppress(FileNotFoundError, BadData):
+                if path.suffix == ".json":
+                    self._find_reasons(path, wanted, found)
+                else:
+                    self._find_rows(path, wanted, found)
+        return found
+
+    def add(
+        self, ids: Sequence[str], rows: Float[np.ndarray, "n ..."], found: Found, *, needed: int | None = None
+    ) -> None:
+        """Keep rows, and add them to what is `found`. `needed`: bytes of all that is still to come, for the error.
+
+        Raises:
+            DiskFull: there is no room; nothing is left behind.
+        """
+        self._make()
+        with self._room(needed or rows.nbytes):
+            path = write_rows(self.folder, ids, rows)
+        found.rows.add(path, enumerate(ids))
+
+    def add_reasons(self, reasons: Mapping[str, str], found: Found) -> None:
+        """Keep the reasons why items give nothing, so that they are not tried again.
+
+        Raises:
+            DiskFull: there is no room; nothing is left behind.
+        """
+        content = json.dumps(dict(reasons), indent=1, ensure_ascii=False).encode(errors="replace")
+        self._make()
+        with self._room(len(content)):
+            write_blocks(self.folder, list(reasons), [content], ".json")
+        found.reasons.update(reasons)
+
+    def _find_rows(self, path: Path, wanted: set[str], found: Found) -> None:
+        ids = read_ids(path)
+        here = [(row, id) for row, id in enumerate(ids or ()) if id in wanted and id not in found.rows]
+        # Read as a whole only when it is needed: a shelf may be much larger than this data set.
+        if ids is None or (here and not intact(path)):
+            _delete(path)
+        elif here:
+            found.rows.add(path, here)
+            os.utime(path)
+
+    def _find_reasons(self, path: Path, wanted: set[str], found: Found) -> None:
+        if not intact(path):
+            _delete(path)
+            return
+        here = {id: reason for id, reason in json.loads(path.read_bytes()).items() if id in wanted}
+        if here:
+            found.reasons.update(here)
+            os.utime(path)
+
+    def _make(self) -> None:
+        with self._room(len(self.about)):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / _META).exists():
+                write_text(self.folder / _META, json.dumps(self.about, indent=1) + "\n")
+
+    @contextmanager
+    def _room(self, needed: int) -> Iterator[None]:
+        root = self.folder.parent
+        try:
+            yield
+        except DiskFull as problem:
+            free = shutil.disk_usage(self.folder).free
+            raise DiskFull(
+                f"no room for features in the cache {str(root)!r}: {readable(needed)} needed, {readable(free)} free",
+                fix=f"free some space, or set {FOLDER} to a folder on a larger disk; what is finished is kept",
+            ) from problem
+        except OSError as problem:
+            raise BadSetting(
+                f"the cache {str(root)!r} cannot be written: {problem.strerror or problem}",
+                fix=f"set {FOLDER} to a folder that you may write to",
+            ) from problem
+
+
+def readable(size: int) -> str:
+    """A number of bytes for humans: `3.1 MB`."""
+    number, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)b?", text.strip().lower())
+    if not match:
+        raise BadSetting(f"{LIMIT} is {text!r}, which is no size", fix="write it like 500MB or 20GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _usage(folder: Path) -> ShelfUsage:
+    try:
+        what = str(json.loads((folder / _META).read_bytes())["what"])
+    except (OSError, ValueError, KeyError, TypeError):
+        what = "unknown"
+    files = _files(folder)
+    stats = [_stat(path) for path in files]
+    return ShelfUsage(
+        fingerprint=folder.name,
+        what=what,
+        items=sum(items_in(path) or 0 for path in files),
+        bytes=sum(size for _, size in stats),
+        last_used=datetime.fromtimestamp(max((used for used, _ in stats), default=_changed(folder / _META)), UTC),
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9a-f]*-*") if items_in(path) is not None)
+
+
+def _temporary(folder: Path) -> list[Path]:
+    return list(folder.glob(".*.part"))
+
+
+def _stat(path: Path) -> tuple[float, int]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0.0, 0
+    return stat.st_mtime, stat.st_size
+
+
+def _changed(path: Path) -> float:
+    return _stat(path)[0]
+
+
+def _delete(path: Path) -> int:
+    size = _stat(path)[1]
+    try:
+        path.unlink()
+    except OSError:
+        return 0  # already gone, or held open by a process on a system that then refuses
+    return size

@@ -1,0 +1,106 @@
+"""Decide what a run will do, before anything moves: the stages and every number in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from headstart.config import Settings
+from headstart.heads import Head, parse
+from headstart.networks.network import Optimization
+from headstart.training.stages import Stage
+
+FEW = 20  # validation photos below which they cannot tell a better model from a luckier one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A list of stages with all settings resolved; written into the run before training starts.
+
+    `probe` is true where the head is a single dense layer: it is solved exactly, and the stages start from it.
+    """
+
+    head: Head
+    probe: bool
+    stages: tuple[Stage, ...]
+    optimization: Optimization
+    views: tuple[str, ...] = ("plain",)  # test-time views whose probabilities are averaged
+
+    def to_tables(self) -> dict[str, Any]:
+        """Plain tables, as in `config.toml`; what is `None` is left out."""
+        return {
+            "head": str(self.head),
+            "probe": self.probe,
+            "views": list(self.views),
+            "optimization": {**asdict(self.optimization), "betas": list(self.optimization.betas)},
+            "stages": [{key: v for key, v in asdict(stage).items() if v is not None} for stage in self.stages],
+        }
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_tables` wrote."""
+        optimization = {**tables["optimization"], "betas": tuple(tables["optimization"]["betas"])}
+        return cls(
+            head=parse(tables["head"]),
+            probe=tables["probe"],
+            stages=tuple(Stage(**stage) for stage in tables["stages"]),
+            optimization=Optimization(**optimization),
+            views=tuple(tables["views"]),
+        )
+
+
+def plan(settings: Settings, *, train: int, validation: int, groups: int, gpu: bool) -> Recipe:
+    """The recipe for these settings and this many photos; pure, so that it can be printed before anything moves.
+
+    Args:
+        settings: what the user asked for.
+        train: photos to train on.
+        validation: photos to choose on.
+        groups: groups of the backbone.
+        gpu: whether a GPU will do the work, where mixed precision pays.
+    """
+    head = parse(settings.head)
+    stages: list[Stage] = []
+    if not head.linear:
+        stages.append(_head_stage(settings))
+    if settings.unfreeze is not None or (settings.quality != "fast" and validation >= FEW):
+        stages += _tuning(settings, groups)
+    return Recipe(
+        head=head,
+        probe=head.linear,
+        stages=tuple(stage for stage in stages if stage.epochs),
+        optimization=Optimization(
+            weight_decay=0.01,
+            label_smoothing=0.1 if stages else 0.0,
+            average=0.99 if settings.quality == "best" else 0.0,
+            precision="bf16" if gpu else "fp32",
+        ),
+        views=("plain", "flip") if settings.quality == "best" else ("plain",),
+    )
+
+
+def _head_stage(settings: Settings) -> Stage:
+    tuned = settings.unfreeze not in (None, 0) or settings.quality != "fast"
+    return Stage(
+        name="head",
+        epochs=settings.epochs if settings.epochs is not None and not tuned else 30,
+        lr=settings.lr if settings.lr is not None and not tuned else 1e-3,
+        batch_size=settings.batch_size or 32,
+        augment=False,
+        patience=5,
+    )
+
+
+def _tuning(settings: Settings, groups: int) -> list[Stage]:
+    unfreeze = settings.unfreeze if settings.unfreeze is not None else (groups if settings.quality == "best" else 4)
+    if unfreeze == 0:
+        return []
+    last = Stage(
+        name="tune",
+        epochs=settings.epochs if settings.epochs is not None else 8,
+        lr=settings.lr if settings.lr is not None else 1e-3,
+        unfreeze=unfreeze,
+        batch_size=settings.batch_size or 32,
+    )
+    return [last] if unfreeze < 2 else [replace(last, name="top", epochs=1, unfreeze=1), last]

@@ -1,0 +1,225 @@
+"""What every network must do, as checks that raise AssertionError; and the networks that they are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.heads import Dense, Dropout, Head, LinearHead, Pool
+from headstart.modalities.spec import InputSpec
+from headstart.networks.network import HEAD, Batch, Network, Optimization
+from headstart.networks.torch import TorchNetwork
+
+SPEC = InputSpec(size=32, crop=0.875, interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3)
+PLAN = Optimization(weight_decay=0.1, label_smoothing=0.1, average=0.9)
+CLASSES = 3
+
+
+class Nested(nn.Module):
+    """A block whose normalisation sits two levels down, beside a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels)))
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.inner(maps)) + maps
+
+
+def small_torch_network(kind: type[TorchNetwork] = TorchNetwork) -> TorchNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        top = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
+        stages = {"stem": stem, "block1": Nested(8), "block2": Nested(8), "top": top}
+        for norm in [m for stage in stages.values() for m in stage.modules() if isinstance(m, nn.BatchNorm2d)]:
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    return kind(stages, spec=SPEC, channels=16)
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {"torch": small_torch_network}
+
+
+def pictures(n: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, SPEC.size, SPEC.size, 3), dtype=np.uint8)
+
+
+def batch(seed: int = 0, n: int = 8) -> Batch:
+    labels = np.random.default_rng(seed).integers(0, CLASSES, n)
+    return Batch(pictures(n, seed), labels, np.full(n, 1 / n))
+
+
+def with_head(network: Network, head: Head = Head((Pool(), Dense(8), Dropout(0.5)))) -> Network:
+    network.set_head(head, CLASSES, seed=1)
+    network.prepare(PLAN)
+    return network
+
+
+def steps(network: Network, count: int, first: int = 0) -> list[float]:
+    return network.read([network.step(batch(i), scale=1.0, key=i) for i in range(first, first + count)])
+
+
+def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    return {key for key in before if before[key].tobytes() != after[key].tobytes()}
+
+
+def check_only_thawed_groups_move(network: Network) -> None:
+    """Frozen parameters and all stored statistics keep their bits, though their neighbours above train."""
+    with_head(network)
+    network.thaw({HEAD: 1e-2, "top": 1e-2, "block2": 1e-3})
+    before = network.weights()
+    steps(network, 3)
+    live = {key for g in network.groups if g.name in ("top", "block2") for key in g.parameters}
+    moved = changed(before, network.weights())
+    assert {key for key in moved if not key.startswith("head")} == live, "the moving tensors are not the thawed ones"
+    assert any(key.startswith("head") for key in moved), "the head did not move"
+
+
+def check_head_only_stage_leaves_the_backbone_alone(network: Network) -> None:
+    with_head(network)
+    network.thaw({HEAD: 1e-2})
+    before = network.weights()
+    steps(network, 2)
+    assert all(key.startswith("head") for key in changed(before, network.weights()))
+
+
+def check_refreezing_stops_momentum_and_decay(network: Network) -> None:
+    with_head(network)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    steps(network, 2)
+    network.thaw({HEAD: 1e-2})
+    before = network.weights()
+    steps(network, 2, first=2)
+    assert all(key.startswith("head") for key in changed(before, network.weights()))
+
+
+def check_unfreezing_keeps_the_slots_of_what_was_training(network: Network) -> None:
+    with_head(network)
+    network.thaw({HEAD: 1e-2})
+    steps(network, 3)
+    before = {key: value for key, value in network.state().items() if "slot" in key}
+    network.thaw({HEAD: 1e-2, "top": 1e-3})
+    after = network.state()
+    assert before, "there are no slots"
+    assert not changed(before, {key: after[key] for key in before})
+
+
+def check_a_late_group_starts_at_its_own_first_step(network: Network) -> None:
+    """Adam's first update is about the rate itself; with another group's step count it would be several times that."""
+    with_head(network)
+    network.thaw({HEAD: 1e-3})
+    steps(network, 20)
+    network.thaw({HEAD: 1e-3, "top": 1e-3})
+    before = network.weights()
+    steps(network, 1, first=20)
+    after = network.weights()
+    keys = next(g.parameters for g in network.groups if g.name == "top")
+    largest = max(float(np.abs(after[key] - before[key]).max()) for key in keys)
+    assert largest <= 1e-3 * 1.2, f"first update {largest:.2g} at a rate of 1e-3"
+
+
+def check_rates_hold_per_group(network: Network) -> None:
+    with_head(network)
+    network.thaw({HEAD: 1e-3, "top": 1e-4, "block2": 1e-5})
+    before = network.weights()
+    steps(network, 1)
+    after = network.weights()
+    for name, rate in (("top", 1e-4), ("block2", 1e-5)):
+        keys = next(g.parameters for g in network.groups if g.name == name)
+        largest = max(float(np.abs(after[key] - before[key]).max()) for key in keys)
+        assert 0.5 * rate < largest < 1.5 * rate, f"{name} moved {largest:.2g} at a rate of {rate:g}"
+
+
+def check_resuming_equals_not_stopping(make: Callable[[], Network]) -> None:
+    """Also across an unfreezing, with slots, step counts, dropout and the average of the weights."""
+    whole = with_head(make())
+    whole.thaw({HEAD: 1e-2})
+    steps(whole, 2)
+    whole.thaw({HEAD: 1e-2, "top": 1e-3})
+    steps(whole, 1, first=2)
+    state = whole.state()
+    steps(whole, 3, first=3)
+
+    resumed = with_head(make())
+    resumed.load_state(state)
+    resumed.thaw({HEAD: 1e-2, "top": 1e-3})
+    steps(resumed, 3, first=3)
+    assert not changed(whole.weights(), resumed.weights())
+    assert not changed(whole.state(), resumed.state())
+
+
+def check_rows_do_not_depend_on_each_other(network: Network) -> None:
+    images = pictures(16)
+    together = network.features(images, network.cuts[-1])
+    shuffled = network.features(images[::-1].copy(), network.cuts[-1])[::-1]
+    assert together.tobytes() == shuffled.tobytes()
+
+
+def check_cuts_compose(network: Network) -> None:
+    """Going on from any cut gives what going through in one go gives."""
+    with_head(network)
+    images = pictures(4)
+    whole = network.logits(images)
+    for cut in network.cuts:
+        crossing = network.features(images, cut) if cut.after else images
+        np.testing.assert_allclose(network.logits(crossing, cut), whole, atol=1e-5, err_msg=cut.name)
+
+
+def check_a_solved_head_is_taken_as_it_is(network: Network) -> None:
+    rng = np.random.default_rng(0)
+    features = network.features(pictures(), network.cuts[-1])
+    head = LinearHead(rng.normal(size=(features.shape[1], CLASSES)), rng.normal(size=CLASSES))
+    network.set_head(head, CLASSES)
+    np.testing.assert_allclose(network.logits(pictures()), features @ head.weights + head.bias, rtol=1e-4, atol=1e-4)
+
+
+def check_padding_weighs_nothing(make: Callable[[], Network]) -> None:
+    """In a batch padded with another photo at weight 0, that photo does not steer the step."""
+    results = []
+    for filler in (0, 1):
+        network = with_head(make(), Head((Pool(), Dense(8))))
+        network.thaw({HEAD: 1e-2, "top": 1e-2})
+        images = np.concatenate([pictures(4), pictures(2, seed=filler + 5)])
+        weights = np.array([0.25] * 4 + [0.0] * 2)
+        network.step(Batch(images, np.array([0, 1, 2, 0, filler, filler]), weights), scale=1.0, key=0)
+        results.append(network.weights())
+    for key in results[0]:
+        np.testing.assert_allclose(results[0][key], results[1][key], atol=1e-7, err_msg=key)
+
+
+def check_the_average_stands_in_and_goes_away(network: Network) -> None:
+    with_head(network)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    steps(network, 4)
+    before, plain = network.weights(), network.logits(pictures())
+    with network.averaged():
+        average = network.logits(pictures())
+    assert not np.allclose(plain, average)
+    assert not changed(before, network.weights())
+
+
+def check_training_lowers_the_loss(network: Network) -> None:
+    with_head(network, Head((Pool(), Dense(8))))
+    network.thaw({HEAD: 1e-2, **{group.name: 1e-2 for group in network.groups}})
+    losses = network.read([network.step(batch(0), scale=1.0, key=0) for _ in range(40)])
+    assert losses[-1] < 0.7 * losses[0]
+
+
+ON_ONE = (
+    check_only_thawed_groups_move,
+    check_head_only_stage_leaves_the_backbone_alone,
+    check_refreezing_stops_momentum_and_decay,
+    check_unfreezing_keeps_the_slots_of_what_was_training,
+    check_a_late_group_starts_at_its_own_first_step,
+    check_rates_hold_per_group,
+    check_rows_do_not_depend_on_each_other,
+    check_cuts_compose,
+    check_a_solved_head_is_taken_as_it_is,
+    check_the_average_stands_in_and_goes_away,
+    check_training_lowers_the_loss,
+)
+ON_SEVERAL = (check_resuming_equals_not_stopping, check_padding_weighs_nothing)

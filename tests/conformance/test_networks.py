@@ -1,0 +1,104 @@
+"""Every network passes the same suite; and networks with a known fault do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from headstart.networks.torch import TorchNetwork
+
+from . import networks as suite
+
+
+@pytest.mark.parametrize("check", suite.ON_ONE, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("name", suite.NETWORKS)
+def test_network(name: str, check: Any) -> None:
+    check(suite.NETWORKS[name]())
+
+
+@pytest.mark.parametrize("check", suite.ON_SEVERAL, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("name", suite.NETWORKS)
+def test_networks(name: str, check: Any) -> None:
+    check(suite.NETWORKS[name])
+
+
+@pytest.mark.parametrize("name", suite.NETWORKS)
+def test_groups_cover_every_tensor_of_the_backbone_once(name: str) -> None:
+    network = suite.NETWORKS[name]()
+    covered = [key for group in network.groups for key in (*group.parameters, *group.buffers)]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == set(network.weights())
+
+
+class TrainingMode(TorchNetwork):
+    """The fault of many: thawing a part puts the whole model into training mode."""
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        super().thaw(rates)
+        self.model.train()
+
+
+class ParentInTrainingMode(TorchNetwork):
+    """Subtler: only the thawed groups are put into training mode."""
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        super().thaw(rates)
+        for name in rates:
+            self._module(name).train()
+
+
+class NothingFrozen(TorchNetwork):
+    """`requires_grad` is forgotten, and the rate with it."""
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        super().thaw({name: rates.get(name, 1e-3) for name in (*self.model.backbone, *rates)})
+
+
+class FreshOptimizer(TorchNetwork):
+    """Unfreezing makes a new optimizer."""
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        moved = set(self._moved)
+        self.prepare(self._plan)
+        super().thaw(rates)
+        self._moved |= moved
+
+
+class ForgetfulState(TorchNetwork):
+    """The state leaves out the step counts."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {key: value for key, value in super().state().items() if "/step/" not in key}
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (TrainingMode, suite.check_only_thawed_groups_move),
+        (TrainingMode, suite.check_head_only_stage_leaves_the_backbone_alone),
+        (ParentInTrainingMode, suite.check_only_thawed_groups_move),
+        (NothingFrozen, suite.check_only_thawed_groups_move),
+        (NothingFrozen, suite.check_refreezing_stops_momentum_and_decay),
+        (FreshOptimizer, suite.check_unfreezing_keeps_the_slots_of_what_was_training),
+    ],
+)
+def test_the_suite_finds_the_fault(fault: type[TorchNetwork], check: Any) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        check(suite.small_torch_network(fault))
+
+
+def test_the_suite_finds_a_state_without_step_counts() -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        suite.check_resuming_equals_not_stopping(lambda: suite.small_torch_network(ForgetfulState))
+
+
+def test_no_module_of_a_network_is_ever_in_training_mode() -> None:
+    network = suite.with_head(suite.small_torch_network())
+    network.thaw({"head": 1e-3, "top": 1e-3})
+    suite.steps(network, 1)
+    native: nn.Module = network.native
+    assert not any(module.training for module in native.modules())

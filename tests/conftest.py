@@ -1,0 +1,75 @@
+"""Photos to train on and a command line to run, for tests of the whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = {"brick": (170, 70, 50), "grass": (60, 140, 60), "water": (50, 90, 170)}
+PER_CLASS = 12
+
+
+class Headstart(Protocol):
+    """`headstart` in a process of its own, in the test's own folder."""
+
+    def __call__(
+        self, *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it with these arguments; `before` is done in the new process first."""
+
+
+def draw(path: Path, colour: tuple[int, int, int], *, seed: int) -> None:
+    """A photo of sorts: this colour, in stripes and with noise."""
+    rng = np.random.default_rng(seed)
+    height, width = 60, 80
+    stripes = 30 * np.sin(np.arange(width) / rng.uniform(1, 8))[None, :, None]
+    pixels = np.array(colour) + stripes + rng.normal(0, 20, (height, width, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+@pytest.fixture(scope="session")
+def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three class folders of a dozen JPEGs each. Read it, do not change it."""
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
+    for number, (name, colour) in enumerate(CLASSES.items()):
+        for index in range(PER_CLASS):
+            draw(folder / name / f"{index:02}.jpg", colour, seed=100 * number + index)
+    return folder
+
+
+@pytest.fixture
+def photos(drawn_photos: Path, tmp_path: Path) -> Path:
+    """The same, to do with as one likes: `photos` in the folder in which the test runs `headstart`."""
+    return Path(shutil.copytree(drawn_photos, tmp_path / "photos"))
+
+
+@pytest.fixture
+def headstart(tmp_path: Path) -> Headstart:
+    """Runs `headstart` in the test's own folder, with a cache of its own."""
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        own = {"HEADSTART_CACHE": str(tmp_path / "cache"), "HEADSTART_DEBUG": ""}
+        return subprocess.run(
+            [sys.executable, "-m", "headstart", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, **own, **(env or {})},
+            preexec_fn=before,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

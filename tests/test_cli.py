@@ -280,6 +280,12 @@ def test_a_full_disk_under_stdout_is_said_in_one_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_name_of_any_bytes_can_be_printed() -> None:
+    code = "from headstart import cli; cli.run = lambda words: cli._print('caf\\udce9') or 0; cli.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "caf\\udce9\n"
+
+
 def test_version_and_help_are_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("headstart 0.")

@@ -46,6 +46,7 @@ class Answerer:
     modality: Modality
     spec: InputSpec
     views: tuple[str, ...] = ("plain",)
+    temperature: float = 1.0
 
     def answer(
         self, paths: Sequence[Path], *, reduced: bool = False, workers: int | None = None
@@ -63,7 +64,7 @@ class Answerer:
         return np.array([rows.get(position, blank) for position in range(len(paths))]).reshape(len(paths), k), failed
 
     def _probabilities(self, pictures: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
-        each = [softmax(self.network.logits(VIEWS[view](pictures))) for view in self.views]
+        each = [softmax(self.network.logits(VIEWS[view](pictures)) / self.temperature) for view in self.views]
         mean: Float[np.ndarray, "n k"] = np.mean(each, axis=0)
         return mean
 
@@ -89,7 +90,9 @@ def answerer(run: Run, device: str = "auto") -> Answerer:
     """
     recipe = run.recipe
     if recipe is None:
-        raise BadRun(f"run {str(run.path)!r} has no recipe in its config.toml", fix="copy the run again, or train again")
+        raise BadRun(
+            f"run {str(run.path)!r} has no recipe in its config.toml", fix="copy the run again, or train again"
+        )
     backbone = load_backbone(run.backbone["name"], size=run.backbone["size"])
     network = backbone.build()
     network.set_head(Head() if recipe.probe else recipe.head, len(run.classes))
@@ -100,7 +103,13 @@ def answerer(run: Run, device: str = "auto") -> Answerer:
             f"model of run {str(run.path)!r} does not fit {backbone.name}", fix="copy the run again, or train again"
         ) from problem
     network.to(device)
-    return Answerer(network=network, modality=load_modality("image"), spec=backbone.spec, views=recipe.views)
+    return Answerer(
+        network=network,
+        modality=load_modality("image"),
+        spec=backbone.spec,
+        views=recipe.views,
+        temperature=recipe.temperature,
+    )
 
 
 def predict(run: str | Path, paths: Sequence[str | Path]) -> Generator[Progress, None, list[Prediction]]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar, overload
 from headstart.config import Device, Quality, Settings
 
 if TYPE_CHECKING:
+    from headstart.answering import Prediction
     from headstart.backbones.backbone import Entry
     from headstart.conductor import Plan
     from headstart.evaluation.evaluation import Evaluation
     from headstart.events import Event
-    from headstart.answering import Prediction
     from headstart.runs import Run
     from headstart.store import CacheUsage
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
 
 from headstart import pipeline
 from headstart.answering import Answerer, answerer
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
-from headstart.data.dataset import Dataset, Skipped
+from headstart.data.dataset import Dataset, Skipped, Split
 from headstart.data.loading import drop_unreadable, load_dataset, load_labelled
 from headstart.errors import BadData
 from headstart.evaluation.evaluation import Answer, Evaluation
@@ -34,22 +34,25 @@ from headstart.events import (
     Event,
     Note,
     PhaseEnded,
-    Progress,
+    RunStarted,
     StageEnded,
     Stepped,
 )
-from headstart.features import Features, extract
+from headstart.features import Features
 from headstart.modalities.loading import load_modality
 from headstart.modalities.modality import Modality
 from headstart.networks.network import Cut, Network
-from headstart.probe import Probe, fit, probe
+from headstart.probe import Probe, probe
 from headstart.runs import Run, check_new, default_path
 from headstart.store import Store
-from headstart.training.batches import CachedBatches, Order, PhotoBatches
-from headstart.training.loop import Position, Score, Source, conclude, train as train_stage
-from headstart.training.recipe import Recipe, plan as plan_recipe
+from headstart.training.loop import Position, Source, conclude
+from headstart.training.loop import train as train_stage
+from headstart.training.recipe import Recipe
+from headstart.training.recipe import plan as plan_recipe
+from headstart.training.sources import Judge, Workshop, judge_of_photos, live_share, open_stage
 from headstart.training.stages import Stage, learning_rates
 
+JUDGED: tuple[Split, ...] = ("validation", "test")
 RESERVE = 1.5  # how much longer than measured the final evaluation may take under a time limit
 CHECKPOINT_EVERY = 60.0  # seconds within an epoch; each epoch ends with one in any case
 
@@ -93,6 +96,18 @@ class Session:
     began: float = field(default_factory=time.monotonic)
 
     @property
+    def shop(self) -> Workshop:
+        """What stages and features need of it."""
+        return Workshop(
+            backbone=self.backbone,
+            network=self.network,
+            modality=self.modality,
+            store=self.store,
+            workers=self.workers,
+            seed=self.settings.seed,
+        )
+
+    @property
     def seconds(self) -> float:
         """Time used for this run so far, in all its processes."""
         return time.monotonic() - self.began
@@ -109,7 +124,7 @@ def plan(settings: Settings) -> Plan:
     dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
     network = backbone.build()
     network.to(settings.device)
-    recipe = _recipe(settings, dataset, network)
+    recipe = _planned(settings, dataset, network)
     rates = {str(stage): learning_rates(stage, network.groups) for stage in recipe.stages}
     return Plan(settings=settings, dataset=dataset, backbone=backbone.name, recipe=recipe, rates=rates)
 
@@ -127,7 +142,7 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
     network = backbone.build()
     network.to(settings.device)
     dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
-    _recipe(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
+    _planned(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
     with tempfile.TemporaryDirectory() as private:
         # Of several processes the first keeps the run; the others need one of their own, and throw it away.
         follower = network.shard[0] > 0
@@ -170,7 +185,9 @@ def evaluate(path: Path, data: Path) -> Generator[Event, None, Evaluation]:
         yield Note(text=f"{seen} of these {len(dataset)} photos were used to make the model: the result flatters it")
     metrics, _, failed = yield from _measured(answerer(run), dataset, seed=run.settings.seed)
     if failed:
-        yield Note(text=f"{len(failed)} photos cannot be read and are left out, first {failed[0].path!r}: {failed[0].reason}")
+        yield Note(
+            text=f"{len(failed)} photos cannot be read and are left out, first {failed[0].path!r}: {failed[0].reason}"
+        )
     return Evaluation(test=metrics)
 
 
@@ -191,6 +208,7 @@ def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Ge
         workers=max(pipeline.cores(), network.concurrency),
         began=began - (checkpoint[0]["seconds"] if checkpoint else 0.0),
     )
+    yield RunStarted(path=str(run.path))
     for event in _phases(session):
         run.append(event)
         yield event
@@ -200,63 +218,89 @@ def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Ge
 def _phases(session: Session) -> Iterator[Event]:
     manifest = time.monotonic()
     session.workers = int((yield from _decide(session, "workers", session.workers, "cores of this machine")))
-    recipe = _recipe(session.settings, session.dataset, session.network)
-    cut = _cut(session.network, recipe.head.input)
-    features = yield from _extract(session, cut, "train", "validation")
+    cut = _cut(session.network, _recipe(session).head.input)
+    features = yield from _extract(session, cut)
     yield PhaseEnded(name="features", seconds=time.monotonic() - manifest)
-    recipe = _recipe(session.settings, session.dataset, session.network)  # unreadable photos are gone by now
+    recipe = _recipe(session)  # unreadable photos are gone by now
     session.run.write_recipe(recipe)
-    yield from _skipped(session)
+    yield from _remarks(session)
 
-    chosen = session.dataset.train if recipe.stages else session.dataset.only("train", "validation")
     solved: Probe | None = None
     if recipe.probe:
-        solved = yield from _probe(session, features, chosen, manifest)
+        # Tuning is compared on validation photos, so the head that it starts from must not have seen them.
+        photos = session.dataset.train if recipe.stages else session.dataset.only("train", "validation")
+        solved = yield from _probe(session, features, photos, manifest)
         session.network.set_head(solved.head, len(session.dataset.classes))
     else:
         session.network.set_head(recipe.head, len(session.dataset.classes), seed=session.settings.seed)
-    yield from _stages(session, recipe, features, cut)
+    yield from _stages(session, recipe, cut)
 
-    method = "by the shipped model, on photos that only choices were made on"
-    choices = ("early stopping", "choice between the tuned model and the frozen one")
-    out_of_fold: Metrics | None = None
-    if solved is not None and not (recipe.stages and _improved(session.run)):
-        if recipe.stages:
-            yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
-            solved = yield from _probe(session, features, session.dataset.only("train", "validation"), None)
-            session.network = session.backbone.build()
-            session.network.to(session.settings.device)
-            session.network.set_head(solved.head, len(session.dataset.classes))
-        judged = session.dataset.only("train", "validation")
-        out_of_fold = measure(judged.labels, solved.out_of_fold, session.dataset.classes)
-        method = "out of fold: each photo of train and validation by a head that was not fitted on it"
-        choices = ("strength of the head's regularisation", *(choices if recipe.stages else ()))
-        if not recipe.stages:
-            recipe = replace(recipe, views=("plain",))
+    if solved is not None and recipe.stages and not _improved(session.run):
+        yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
+        solved = yield from _probe(session, features, session.dataset.only("train", "validation"), None)
+        _restart(session, solved)
+    tuned = recipe.stages and (solved is None or _improved(session.run))
+    finished = _tuned(session, recipe) if tuned else _frozen(session, recipe, cast(Probe, solved))
     yield PhaseEnded(name="training", seconds=time.monotonic() - manifest)
-    yield from _finish(session, recipe, out_of_fold, method, choices)
+    yield from _finish(session, finished)
 
 
-def _extract(session: Session, cut: Cut, *splits: Any) -> Generator[Event, None, Features]:
-    """Features of these splits; photos that turn out to be unreadable leave the data set, with their reason."""
-    features = yield from extract(
-        session.dataset.only(*splits),
-        session.backbone,
-        session.network,
-        cut,
-        modality=session.modality,
-        store=session.store,
-        workers=session.workers,
+def _extract(session: Session, cut: Cut) -> Generator[Event, None, Features]:
+    """Features to learn from; photos that turn out to be unreadable leave the data set, with their reason."""
+    with session.network.leading():
+        features = yield from session.shop.features(session.dataset.only("train", "validation"), cut)
+    if not features.unreadable:
+        return features
+    session.dataset = drop_unreadable(session.dataset, features.unreadable, seed=session.settings.seed)
+    session.run.write_manifest(session.dataset)
+    # A class that lost its only photo of some split is given another: then some photo is new here.
+    return (yield from _extract(session, cut))
+
+
+def _restart(session: Session, solved: Probe) -> None:
+    """The backbone as it was pre-trained, with this head."""
+    session.network = session.backbone.build()
+    session.network.to(session.settings.device)
+    session.network.set_head(solved.head, len(session.dataset.classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What ships, and how its validation figures came about. `validation`: measured already, out of fold."""
+
+    recipe: Recipe
+    method: str
+    choices: tuple[str, ...]
+    validation: Metrics | None = None
+
+
+def _frozen(session: Session, recipe: Recipe, solved: Probe) -> Finished:
+    """The exact head on the frozen backbone, fitted on train and validation photos together."""
+    photos = session.dataset.only("train", "validation")
+    chosen = ("strength of the head's regularisation",)
+    return Finished(
+        recipe=replace(recipe, views=("plain",)),
+        method="out of fold: each photo of train and validation by a head that was not fitted on it",
+        choices=(*chosen, "choice between the tuned model and the frozen one") if recipe.stages else chosen,
+        validation=measure(photos.labels, solved.out_of_fold, photos.classes, seed=session.settings.seed),
     )
-    if features.unreadable:
-        session.dataset = drop_unreadable(session.dataset, features.unreadable, seed=session.settings.seed)
-        session.run.write_manifest(session.dataset)
-        # A class that lost its only test photo is given another: then some photo is new to train.
-        return (yield from _extract(session, cut, *splits))
-    return features
 
 
-def _skipped(session: Session) -> Iterator[Event]:
+def _tuned(session: Session, recipe: Recipe) -> Finished:
+    """The tuned network, with the temperature that fits its validation photos, where there are any."""
+    judge = judge_of_photos(session.shop, session.dataset.validation)
+    if judge is None:
+        return Finished(recipe=recipe, method="there are no validation photos", choices=())
+    return Finished(
+        recipe=replace(recipe, temperature=judge().temperature),
+        method="by the model that ships, on photos that it was chosen by and not fitted on",
+        choices=("early stopping", "choice between the tuned model and the frozen one", "temperature"),
+    )
+
+
+def _remarks(session: Session) -> Iterator[Event]:
+    for text in session.dataset.notes:
+        yield Note(text=text)
     skipped = session.dataset.skipped
     if skipped:
         yield Note(text=f"{len(skipped)} files are not used, first {skipped[0].path!r}: {skipped[0].reason}")
@@ -267,9 +311,7 @@ def _probe(
 ) -> Generator[Event, None, Probe]:
     """The exact head on these photos; its accuracy, out of fold, is told as soon as the first is known."""
     ids = [item.id for item in photos.items]
-    path = probe(
-        features.take(ids), photos.labels, ids, len(photos.classes), seed=session.settings.seed
-    )
+    path = probe(features.take(ids), photos.labels, ids, len(photos.classes), seed=session.settings.seed)
     first = True
     while True:
         try:
@@ -286,7 +328,7 @@ def _probe(
     return solved
 
 
-def _stages(session: Session, recipe: Recipe, features: Features, cut: Cut) -> Iterator[Event]:
+def _stages(session: Session, recipe: Recipe, cut: Cut) -> Iterator[Event]:
     """Every stage of the recipe, from the checkpoint on where there is one."""
     network, run = session.network, session.run
     if not recipe.stages:
@@ -298,19 +340,17 @@ def _stages(session: Session, recipe: Recipe, features: Features, cut: Cut) -> I
         about, position, state = checkpoint
         first = about["stage"]
         network.load_state(state)
-    for number, stage in list(enumerate(recipe.stages))[first:]:
-        on_features = stage.unfreeze == 0
-        source = _source(session, stage, features if on_features else None, cut)
-        judge = _judge(session, recipe, features if on_features else None, cut)
-        stage = yield from _fit_to_time(session, recipe, stage, judge, source)
+    for number, planned in list(enumerate(recipe.stages))[first:]:
+        stage = yield from _fit_to_time(session, recipe, planned)
         if stage.epochs:
+            source, judge = yield from open_stage(session.shop, stage, session.dataset, cut)
             yield from _stage(session, number, stage, source, judge, position)
         position = Position()
         run.save_checkpoint(number + 1, position, network.state(), session.seconds)
 
 
 def _stage(
-    session: Session, number: int, stage: Stage, source: Source, judge: Callable[[], Score] | None, at: Position
+    session: Session, number: int, stage: Stage, source: Source, judge: Judge | None, at: Position
 ) -> Iterator[Event]:
     """One stage with its checkpoints. It ends early where the time limit says so, or where it once did."""
     name = f"stop/{stage}"
@@ -334,22 +374,22 @@ def _stage(
             saved = time.monotonic()
 
 
-def _finish(
-    session: Session, recipe: Recipe, out_of_fold: Metrics | None, method: str, choices: tuple[str, ...]
-) -> Iterator[Event]:
+def _finish(session: Session, finished: Finished) -> Iterator[Event]:
     """Judge the model that ships, from file bytes and in full precision, and declare the run whole."""
-    run = session.run
+    run, recipe = session.run, finished.recipe
     run.write_recipe(recipe)
     run.save_model(session.network.weights())
     model = Answerer(
-        network=session.network, modality=session.modality, spec=session.backbone.spec, views=recipe.views
+        network=session.network,
+        modality=session.modality,
+        spec=session.backbone.spec,
+        views=recipe.views,
+        temperature=recipe.temperature,
     )
     judged: dict[str, Metrics] = {}
     answers: list[Answer] = []
-    for split in ("validation", "test"):
+    for split in (split for split in JUDGED if len(session.dataset.only(split))):
         photos = session.dataset.only(split)
-        if not len(photos):
-            continue
         judged[split], given, failed = yield from _measured(model, photos, seed=session.settings.seed)
         answers += given
         if failed:
@@ -360,9 +400,9 @@ def _finish(
     yield _accuracy("test", test.accuracy, test.n, session.seconds)
     evaluation = Evaluation(
         test=test,
-        validation=out_of_fold or judged.get("validation"),
-        validation_method=method,
-        fitted_on_validation=choices,
+        validation=finished.validation or judged.get("validation"),
+        validation_method=finished.method,
+        fitted_on_validation=finished.choices,
     )
     yield PhaseEnded(name="evaluation", seconds=session.seconds)
     run.finish(evaluation, answers)
@@ -383,8 +423,10 @@ def _measured(
     good = [row for row in range(len(photos)) if row not in failed]
     skipped = [Skipped(photos.items[row].path, reason) for row, reason in sorted(failed.items())]
     if not good:
-        raise BadData(f"none of {len(photos)} photos can be read, first {skipped[0].path!r}: {skipped[0].reason}",
-                      fix="check that the files are whole")
+        raise BadData(
+            f"none of {len(photos)} photos can be read, first {skipped[0].path!r}: {skipped[0].reason}",
+            fix="check that the files are whole",
+        )
     items, rows = [photos.items[row] for row in good], probabilities[good]
     answers = [
         Answer(item.path, photos.classes[item.label], item.split, photos.classes[best], float(row[best]))
@@ -393,84 +435,43 @@ def _measured(
     return measure(photos.labels[good], rows, photos.classes, seed=seed), answers, skipped
 
 
-def _source(session: Session, stage: Stage, features: Features | None, cut: Cut) -> Source:
-    photos = session.dataset.train
-    order = Order(
-        n=len(photos),
-        batch_size=stage.batch_size,
-        seed=session.settings.seed,
-        stage=str(stage),
-        shard=session.network.shard,
-    )
-    if features is not None:
-        rows = features.take([item.id for item in photos.items])
-        return CachedBatches(features=rows, labels=photos.labels, order=order, start=cut)
-    return PhotoBatches(
-        dataset=photos,
-        modality=session.modality,
-        spec=session.backbone.spec,
-        order=order,
-        augment=stage.augment,
-        workers=session.workers,
-    )
-
-
-def _judge(session: Session, recipe: Recipe, features: Features | None, cut: Cut) -> Callable[[], Score] | None:
-    """What scores the network on validation photos; nothing where there are none."""
-    photos = session.dataset.validation
-    if not len(photos):
-        return None
-    labels = photos.labels
-    if features is not None:
-        rows = features.take([item.id for item in photos.items])
-        return lambda: _score(labels, session.network.logits(rows, cut))
-    return lambda: _score(labels, _logits(session, photos))
-
-
-def _logits(session: Session, photos: Dataset) -> Float[np.ndarray, "n k"]:
-    def decode(content: bytes) -> Any:
-        return session.modality.decode(content, session.backbone.spec, reduced=True)
-
-    chunks = pipeline.run(photos.paths, decode, session.network.logits, session.network, workers=session.workers)
-    return np.concatenate([chunk.values for chunk in chunks])
-
-
-def _score(labels: Any, logits: Float[np.ndarray, "n k"]) -> Score:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = -log_probabilities[np.arange(len(labels)), labels].mean()
-    return Score(float(loss), float((logits.argmax(axis=1) == labels).mean()))
-
-
 def _improved(run: Run) -> bool:
     """Whether any stage found weights that do better on validation photos than those it began with."""
     return any(isinstance(event, StageEnded) and event.best > 0 for event in run.events)
 
 
-def _fit_to_time(
-    session: Session, recipe: Recipe, stage: Stage, judge: Callable[[], Score] | None, source: Source
-) -> Generator[Event, None, Stage]:
-    """The stage with as many epochs as the time limit has room for: decided once, by measuring one look at validation."""
+def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Event, None, Stage]:
+    """The stage with as many epochs as the time limit has room for: decided once, by counted work and measured pace."""
     limit = session.settings.time_limit
-    if limit is None or judge is None or stage.unfreeze == 0:
+    if limit is None or stage.unfreeze == 0:
         return stage
-    told = session.run.decision(f"epochs/{stage}")
+    name = f"epochs/{stage}"
+    told = session.run.decision(name)
     if told is None:
-        before = time.monotonic()
-        judge()
-        looking = time.monotonic() - before
-        photo = looking / max(1, len(session.dataset.validation))
-        epoch = 3 * photo * source.steps * stage.batch_size + looking
-        room = limit - session.seconds - _reserve(session, recipe, photo)
+        photo = _pace(session)
+        share = live_share(session.network, list(learning_rates(stage, session.network.groups)))
+        n = len(session.dataset.train)
+        # A backward pass costs two forward passes of what is live; the frozen part runs once a view, or each epoch.
+        epoch = photo * n * (3 * share + (0 if stage.views else 1 - share))
+        before = photo * (
+            n * stage.views + RESERVE * len(session.dataset.only("validation", "test")) * len(recipe.views)
+        )
+        room = limit - session.seconds - before
         fits = session.network.agree(float(min(stage.epochs, max(0, int(room / epoch)))))
-        reason = f"an epoch takes about {epoch:.0f} s and {max(0, room):.0f} s are left for tuning"
-        told = Decision(name=f"epochs/{stage}", value=int(fits), reason=reason)
+        reason = f"an epoch takes about {epoch:.0f} s and {max(0.0, room):.0f} s are left for training"
+        told = Decision(name=name, value=int(fits), reason=reason)
         yield told
     return replace(stage, epochs=int(told.value))
 
 
-def _reserve(session: Session, recipe: Recipe, photo: float) -> float:
-    return RESERVE * photo * len(session.dataset.only("validation", "test")) * len(recipe.views)
+def _pace(session: Session) -> float:
+    """Seconds that one photo takes through the whole network, by a few dozen."""
+    paths = session.dataset.train.paths[: 4 * pipeline.CHUNK]
+    decode = partial(session.modality.decode, spec=session.backbone.spec, reduced=True)
+    began = time.monotonic()
+    for _ in pipeline.run(paths, decode, session.network.logits, session.network, workers=session.workers):
+        pass
+    return (time.monotonic() - began) / len(paths)
 
 
 def _late(session: Session) -> bool:
@@ -487,13 +488,18 @@ def _decide(session: Session, name: str, value: Any, reason: str) -> Generator[E
     return told.value
 
 
-def _recipe(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
+def _recipe(session: Session) -> Recipe:
+    return _planned(session.settings, session.dataset, session.network)
+
+
+def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
+    """The recipe, refused where a stage asks for more groups than there are."""
     recipe = plan_recipe(
         settings,
         train=len(dataset.train),
         validation=len(dataset.validation),
         groups=len(network.groups),
-        gpu=network.concurrency == 1 and "cuda" in network.engine,
+        gpu="cuda" in network.engine,
     )
     for stage in recipe.stages:
         learning_rates(stage, network.groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A choice that hangs on a clock, a measurement or the machine; a resumed run reads it instead of choosing again."""
+    """A choice that hangs on a clock or on the machine; a resumed run reads it instead of choosing again."""
 
     kind: ClassVar[str] = "decision"
     name: str
@@ -110,8 +110,9 @@ class StageEnded:
     reason: str
 
 
-Event = Progress | RunStarted | Note | Decision | PhaseEnded | Accuracy | StageStarted | Stepped | EpochEnded | StageEnded
-STORED: tuple[type[Any], ...] = (Note, Decision, PhaseEnded, Accuracy, StageStarted, EpochEnded, StageEnded)
+Stored = Note | Decision | PhaseEnded | Accuracy | StageStarted | EpochEnded | StageEnded
+Event = Progress | RunStarted | Stepped | Stored
+STORED: tuple[type[Any], ...] = get_args(Stored)
 _BY_KIND: dict[str, type[Any]] = {event.kind: event for event in STORED}
 
 

@@ -57,7 +57,7 @@ class Dropout:
     rate: float
 
     def __str__(self) -> str:
-        return f"dropout({self.rate:g})"
+        return f"dropout({self.rate})"
 
 
 Layer = Pool | Flatten | Dense | Dropout
@@ -107,12 +107,10 @@ def parse(text: str) -> Head:
     Raises:
         BadSetting: a layer is unknown, or its arguments do not fit.
     """
-    if text.strip() in ("", "linear"):
+    if text.strip().lower() in ("", "linear"):
         return Head()
-    layers: list[Layer] = []
-    for word in re.findall(r"[^,(]+(?:\([^)]*\))?", text):
-        if word.strip():
-            layers.append(_layer(word.strip()))
+    # A comma separates layers where no parenthesis is open.
+    layers = [_layer(word.strip()) for word in re.split(r",(?![^(]*\))", text.lower())]
     if any(isinstance(layer, Pool | Flatten) for layer in layers[1:]):
         raise BadSetting(f"head {text!r} has pool or flatten after its first layer", fix="put pool or flatten first")
     return Head(tuple(layers))

@@ -12,9 +12,9 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.answering import Prediction
     from headstart.backbones.backbone import Entry
     from headstart.conductor import Plan
-    from headstart.answering import Prediction
     from headstart.runs import Run
     from headstart.store import CacheUsage
 

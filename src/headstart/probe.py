@@ -1,43 +1,36 @@
-"""Solve the linear head exactly on cached features, and say how it does on items that it has not seen.
-
-Multinomial logistic regression with an L2 penalty on standardised features. All folds of a cross-validation are solved
-at the same time: a narrow matrix product takes as long as reading the features once, however few its columns are, so
-one wide product for five folds costs little more than the product for one.
-"""
+"""Get the exact linear head for cached features, with the penalty that cross-validation likes best."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from headstart.errors import BadData
 from headstart.heads import LinearHead
-from headstart.minimise import Points, Values, dots, minimise
+from headstart.logistic import Inputs, Problems
+from headstart.minimise import Points
 
-# Inverse penalties in scikit-learn's sense: half the squared weights plus `strength` times the sum of the losses.
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-FIRST = STRENGTHS.index(1e-2)  # good for a thousand features of a network, whatever the photos are
-# The penalty makes the problem strongly convex, so this bounds the relative error of the solved weights.
-TOLERANCE = 1e-3
-NEVER = -20.0  # bias of a class without items: its probability is below 1e-8
-SMALLEST_PROBABILITY = 1e-7
+# Inverse penalties in scikit-learn's multinomial sense; the first is good for a thousand features of any photos.
+FIRST = 0.01
+WEAKER = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+STRONGER = (0.003, 0.001, 0.0003, 0.0001)
+SMALLEST_PROBABILITY = 1e-7  # a class that was missing from a fold must not make the log loss infinite
 
 
 @dataclass(frozen=True, slots=True)
 class PathPoint:
-    """What a penalty is worth, by cross-validation."""
+    """What a penalty is worth on items that were held out."""
 
     strength: float
     accuracy: float
     log_loss: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Probe:
     """The chosen head, fitted on everything that was given, and the answers of heads that had not seen the item."""
 
@@ -45,6 +38,13 @@ class Probe:
     strength: float
     out_of_fold: Float[np.ndarray, "n k"]
     path: tuple[PathPoint, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    point: PathPoint
+    answers: Float[np.ndarray, "n k"]
+    solution: Points
 
 
 def fit(
@@ -55,11 +55,14 @@ def fit(
     strength: float,
     weights: Float[np.ndarray, "n"] | None = None,
 ) -> LinearHead:
-    """The exact head for this penalty. An item of weight 2 counts as two equal items."""
+    """The exact head for this penalty. An item of weight 2 counts as two equal items.
+
+    Raises:
+        Diverged: a feature is not a finite number.
+    """
     shares = np.ones(len(labels)) if weights is None else np.asarray(weights)
-    inputs = Inputs.of(features)
-    problems = Problems.of(inputs, labels, classes, shares[None])
-    return inputs.head(problems.raw(problems.solve(strength, problems.start()))[0])
+    problem = Problems.of(Inputs.of(features), labels, classes, shares[None])
+    return problem.heads(problem.solve(strength, problem.start()))[0]
 
 
 def probe(
@@ -73,20 +76,67 @@ def probe(
 ) -> Generator[PathPoint, None, Probe]:
     """Find the best penalty by cross-validation: yields each one tried, a good guess first, and returns the best.
 
-    From the first guess the path goes to weaker penalties as long as they lower the log loss, or else to stronger
-    ones. Items with equal ids are never on both sides. A class that is missing from a fold's training part gets
-    probability 0 there.
+    From the first guess the path goes on to weaker penalties as long as they lower the log loss, or else to stronger
+    ones; each starts from the best solution so far. Items with equal ids are never on both sides. A class that is
+    missing from a fold's training part gets probability 0 there.
+
+    Raises:
+        BadData: all items are the same.
+        Diverged: a feature is not a finite number.
+    """
+    inputs = Inputs.of(features)
+    fold = assign_folds(labels, ids, seed=seed, folds=folds)
+    problems = Problems.of(inputs, labels, classes, fold != np.arange(fold.max() + 1)[:, None])
+    best = first = _attempt(problems, fold, FIRST, problems.start())
+    path = [first.point]
+    yield first.point
+    for strengths in (WEAKER, STRONGER):
+        for strength in strengths:
+            attempt = _attempt(problems, fold, strength, best.solution)
+            path.append(attempt.point)
+            yield attempt.point
+            if attempt.point.log_loss >= best.point.log_loss:
+                break
+            best = attempt
+        if best is not first:
+            break
+    whole = Problems.of(inputs, labels, classes, np.ones((1, len(labels))))
+    solution = whole.solve(best.point.strength, best.solution.mean(0, keepdims=True))
+    return Probe(whole.heads(solution)[0], best.point.strength, best.answers, tuple(path))
+
+
+def assign_folds(labels: Int[np.ndarray, "n"], ids: Sequence[str], *, seed: int, folds: int) -> Int[np.ndarray, "n"]:
+    """A fold for each item, from 0 up without gaps, every class spread evenly; equal ids share a fold.
+
+    The order of the items does not matter: within a class they are dealt out in the order of a hash of seed and id.
 
     Raises:
         BadData: all items are the same.
     """
-    inputs = Inputs.of(features)
-    fold = assign_folds(labels, ids, seed=seed, folds=folds)
-    problems = Problems.of(inputs, labels, classes, np.stack([fold != part for part in range(fold.max() + 1)]))
-    path: list[PathPoint] = []
-    best, best_answers, best_solution = None, None, problems.start()
-    for direction in (1, -1):
-        solution = best_solution
-        for index in range(FIRST + (direction if path else 0), ...):
-            pass
-    raise NotImplementedError
+    first_label: dict[str, int] = {}
+    for label, key in sorted(zip(labels.tolist(), ids, strict=True)):
+        first_label.setdefault(key, label)
+    if len(first_label) < 2:
+        raise BadData("all training items are the same file", fix="give at least two different items a class")
+    # Dealing goes on where the last class ended, or else every small class would fill the first folds.
+    order = sorted(first_label, key=lambda key: (first_label[key], _hash(seed, key)))
+    fold = {key: position % folds for position, key in enumerate(order)}
+    return np.array([fold[key] for key in ids], dtype=np.int64)
+
+
+def _hash(seed: int, key: str) -> bytes:
+    return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
+
+
+def _attempt(problems: Problems, fold: Int[np.ndarray, "n"], strength: float, start: Points) -> _Attempt:
+    solution = problems.solve(strength, start)
+    logits = problems.logits(solution)[fold, :, np.arange(len(fold))].astype(np.float64)
+    answers = np.exp(logits - logits.max(1, keepdims=True))
+    answers /= answers.sum(1, keepdims=True)
+    true = answers[np.arange(len(fold)), problems.labels]
+    point = PathPoint(
+        strength=strength,
+        accuracy=float(np.mean(answers.argmax(1) == problems.labels)),
+        log_loss=float(-np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean()),
+    )
+    return _Attempt(point, answers, solution)

@@ -37,7 +37,7 @@ class Registry:
         for point in entry_points(group=self.group, name=name):
             try:
                 return point.load()
-            except Exception as problem:  # noqa: BLE001  a stranger's plug-in may fail in any way
+            except Exception as problem:
                 raise self.error(
                     f"{self.kind} {name!r} does not load: {problem}", fix=f"repair or remove {point.value!r}"
                 ) from problem

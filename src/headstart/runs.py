@@ -28,7 +28,7 @@ from headstart.data.dataset import Dataset, Item, Skipped, Split
 from headstart.data.splits import write_splits
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Answer, Evaluation
-from headstart.events import STORED, Decision, Event, from_json, to_json
+from headstart.events import STORED, Decision, Event, Note, PhaseEnded, from_json, to_json
 from headstart.training.loop import Position, Score
 from headstart.training.recipe import Recipe
 from headstart.writing import room_for, whole, write_text
@@ -56,7 +56,9 @@ class Run:
         check_new(path)
         try:
             path.mkdir(parents=True)
-            (path / MARK).write_text(f"This run is not finished. Go on with: headstart resume {shlex.quote(str(path))}\n")
+            (path / MARK).write_text(
+                f"This run is not finished. Go on with: headstart resume {shlex.quote(str(path))}\n"
+            )
             (path / "checkpoints").mkdir()
         except OSError as problem:
             raise BadRun(
@@ -234,7 +236,7 @@ class Run:
         """
         try:
             return load_file(self.path / "model.safetensors")
-        except Exception as problem:  # noqa: BLE001  the library has a family of errors of its own for damage
+        except Exception as problem:
             raise BadRun(
                 f"model of run {str(self.path)!r} does not load: {problem}", fix="train again, or copy the run again"
             ) from problem
@@ -256,7 +258,7 @@ class Run:
         """The run in a few facts."""
         evaluation, dataset = self.evaluation, self.dataset
         recipe = self.recipe
-        notes = [event.text for event in self.events if event.kind == "note"]
+        notes = [event.text for event in self.events if isinstance(event, Note)]
         return {
             "run": str(self.path),
             "backbone": self.backbone["name"],
@@ -269,7 +271,7 @@ class Run:
             "accuracy_interval": list(evaluation.accuracy_interval),
             "test": evaluation.test.to_json(),
             "notes": notes,
-            "seconds": max((e.seconds for e in self.events if e.kind == "phase"), default=0.0),
+            "seconds": max((e.seconds for e in self.events if isinstance(e, PhaseEnded)), default=0.0),
         }
 
     # ---- files
@@ -297,10 +299,12 @@ def check_new(path: Path) -> None:
     """
     if path.exists() or path.is_symlink():
         raise BadRun(f"run folder {str(path)!r} exists already", fix="choose another with --out, or remove it")
-    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    parent = next((folder for folder in path.absolute().parents if folder.exists()), Path(path.anchor))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadRun(f"run folder {str(path)!r} cannot be made: {str(parent)!r} is not a folder one may write to",
-                     fix="choose another place with --out")
+        raise BadRun(
+            f"run folder {str(path)!r} cannot be made: {str(parent)!r} is not a folder one may write to",
+            fix="choose another place with --out",
+        )
 
 
 def default_path(data: str, base: Path = Path("runs")) -> Path:
@@ -317,7 +321,7 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[st
         save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path, metadata)
     except OSError:
         raise
-    except Exception as problem:  # noqa: BLE001  the library reports a failed write by an error class of its own
+    except Exception as problem:
         raise OSError(None, str(problem)) from problem
 
 

@@ -53,7 +53,10 @@ def batch(seed: int = 0, n: int = 8) -> Batch:
     return Batch(pictures(n, seed), labels, np.full(n, 1 / n))
 
 
-def with_head(network: Network, head: Head = Head((Pool(), Dense(8), Dropout(0.5)))) -> Network:
+LAYERS = Head((Pool(), Dense(8), Dropout(0.5)))
+
+
+def with_head(network: Network, head: Head = LAYERS) -> Network:
     network.set_head(head, CLASSES, seed=1)
     network.prepare(PLAN)
     return network

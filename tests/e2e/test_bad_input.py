@@ -153,7 +153,7 @@ def test_a_config_file_that_is_no_toml(photos: Path, tmp_path: Path, headstart: 
 
 
 def test_a_loss_that_is_no_number(photos: Path, tmp_path: Path, headstart: Any) -> None:
-    options = "--unfreeze 1 --epochs 2 --batch-size 4 --lr 1e30".split()
+    options = ["--unfreeze", "1", "--epochs", "2", "--batch-size", "4", "--lr", "1e30"]
     assert_refused(headstart("train", "photos", *options), "loss", "--lr")
     assert (tmp_path / RUN / "INCOMPLETE").exists()
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,20 +41,15 @@ def test_settings_come_back_from_toml_exactly(settings: Settings, recipe: dict[s
     assert from_toml(to_toml(settings, recipe)) == settings
 
 
-@given(SETTINGS, st.data())
+@given(SETTINGS, SETTINGS, st.sets(st.sampled_from([field.name for field in fields(Settings)])))
 def test_what_is_given_wins_over_the_file_and_the_file_over_the_default(
-    settings: Settings, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, in_file: Settings, other: Settings, names: set[str]
 ) -> None:
-    names = data.draw(st.sets(st.sampled_from(list(asdict(settings)))))
-    other = data.draw(SETTINGS)
-    given_values = {name: value for name, value in asdict(other).items() if name in names}
-    in_file = asdict(from_toml(to_toml(settings)))
-    expected = in_file | {name: value for name, value in given_values.items() if value is not None}
-    assert asdict(Settings.resolve(None, **in_file | _said(given_values))) == expected
-
-
-def _said(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    path = tmp_path_factory.getbasetemp() / "settings.toml"
+    path.write_text(to_toml(in_file), encoding="utf-8", newline="")
+    chosen = {name: value for name, value in asdict(other).items() if name in names}
+    expected = asdict(in_file) | {name: value for name, value in chosen.items() if value is not None}
+    assert asdict(Settings.resolve(path, **chosen)) == expected
 
 
 @given(st.integers(0, 99), st.integers(0, 59), st.integers(1, 59))

@@ -106,9 +106,10 @@ class ConvNorm(nn.Module):
         else:
             # With stored statistics the normalisation is linear: folded into the kernel it has the same gradients
             # and saves a pass over the map.
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            stored_mean, stored_variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            scale = norm.weight * torch.rsqrt(stored_variance + norm.eps)
             kernel = self.conv.weight * scale[:, None, None, None]
-            normal = same_conv(pixels, self.conv, kernel, norm.bias - norm.running_mean * scale)
+            normal = same_conv(pixels, self.conv, kernel, norm.bias - stored_mean * scale)
         return F.relu6(normal, inplace=True) if self.active else normal
 
 

@@ -40,11 +40,8 @@ def load_dataset(
         BadData: the folder or the file of splits is missing or unusable, or there are too few classes or photos.
         BadSetting: the modality is unknown.
     """
-    if modality not in REFUSALS:
-        raise BadSetting(f"modality {modality!r} is not known", fix=f"use one of {', '.join(REFUSALS)}")
     rows = read_splits(Path(splits)) if splits is not None else ()
-    root = _root(source)
-    found = _scan(root, REFUSALS[modality])
+    root, found = _scan(source, modality)
     photos, notes = _listed(found.photos, rows, root)
     photos, straddling = _on_one_side(photos)
     dataset = _manifest(root, photos, modality)
@@ -57,6 +54,35 @@ def load_dataset(
     dataset = _split(dataset, {photo.id: photo.given for photo in photos if photo.given}, seed)
     check(dataset)
     return dataset
+
+
+def load_labelled(source: str | Path, *, classes: Sequence[str], modality: str = "image") -> Dataset:
+    """All photos of a folder as test photos for a model of these classes, whatever splits the folder has.
+
+    Classes are matched by name; a folder may hold a part of them, even one.
+
+    Raises:
+        BadData: the folder is missing or unusable, or has a class that the model does not know.
+        BadSetting: the modality is unknown.
+    """
+    root, found = _scan(source, modality)
+    unknown = sorted({photo.label for photo in found.photos} - set(classes))
+    if unknown:
+        names = first_five([repr(name) for name in unknown])
+        raise BadData(
+            f"folder {str(source)!r} has classes that the model does not know: {names}",
+            fix=f"the model knows {', '.join(classes)}; rename the folders, or leave the others out",
+        )
+    labels = {name: label for label, name in enumerate(classes)}
+    items = tuple(Item(photo.id, photo.path, labels[photo.label], "test") for photo in found.photos)
+    return Dataset(
+        root=root,
+        classes=tuple(classes),
+        items=items,
+        skipped=_sorted(found.skipped),
+        user_splits=True,
+        modality=modality,
+    )
 
 
 def drop_unreadable(dataset: Dataset, reasons: Mapping[str, str], *, seed: int) -> Dataset:
@@ -100,15 +126,18 @@ def _root(source: str | Path) -> Path:
     return path.absolute()
 
 
-def _scan(root: Path, refusal: folder.Refusal) -> Scan:
+def _scan(source: str | Path, modality: str) -> tuple[Path, Scan]:
+    if modality not in REFUSALS:
+        raise BadSetting(f"modality {modality!r} is not known", fix=f"use one of {', '.join(REFUSALS)}")
+    root = _root(source)
     try:
-        found = folder.scan(root, refusal)
+        found = folder.scan(root, REFUSALS[modality])
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise BadData(f"folder {str(root)!r} cannot be read: {reason}", fix="make it readable for you") from problem
     if not found.photos:
         raise nothing_usable(root, found.skipped)
-    return found
+    return root, found
 
 
 def _listed(photos: Sequence[Photo], rows: Sequence[Row], root: Path) -> tuple[list[Photo], list[str]]:

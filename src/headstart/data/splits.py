@@ -168,7 +168,7 @@ def read_splits(path: Path) -> tuple[Row, ...]:
     """
     fix = f"give a CSV file with the columns {','.join(COLUMNS)}, such as the splits.csv of an earlier run"
     try:
-        # utf-8-sig: spreadsheets put a mark before the first column's name.
+        # Spreadsheets put a mark before the first column's name, which -sig takes away.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]

@@ -24,8 +24,8 @@ class Evaluation:
     """`test` is by the model that ships, touched once. `validation` says in `validation_method` how it was got."""
 
     test: Metrics
-    validation: Metrics
-    validation_method: str
+    validation: Metrics | None = None
+    validation_method: str = ""
     fitted_on_validation: tuple[str, ...] = ()
 
     @property
@@ -40,20 +40,20 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, as in `evaluation.json`."""
-        return {
-            "test": self.test.to_json(),
-            "validation": {"method": self.validation_method, **self.validation.to_json()},
-            "fitted_on_validation": list(self.fitted_on_validation),
-        }
+        row: dict[str, Any] = {"test": self.test.to_json()}
+        if self.validation is not None:
+            row["validation"] = {"method": self.validation_method, **self.validation.to_json()}
+            row["fitted_on_validation"] = list(self.fitted_on_validation)
+        return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Evaluation:
         """The evaluation that `to_json` wrote."""
-        validation = dict(row["validation"])
-        method = validation.pop("method")
+        validation = dict(row.get("validation", {}))
+        method = validation.pop("method", "")
         return cls(
             test=Metrics.from_json(row["test"]),
-            validation=Metrics.from_json(validation),
+            validation=Metrics.from_json(validation) if validation else None,
             validation_method=method,
-            fitted_on_validation=tuple(row["fitted_on_validation"]),
+            fitted_on_validation=tuple(row.get("fitted_on_validation", ())),
         )

@@ -111,9 +111,8 @@ def _upright(content: bytes, *, reduced_to: int | None) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":
-        return 1  # Pillow turns TIFFs itself while it loads them
     try:
+        # After loading: Pillow turns a TIFF while it loads it, and then forgets the orientation.
         return int(image.getexif().get(Base.Orientation, 1))
     except Exception:  # noqa: BLE001  damaged notes of the camera fail in many ways and leave the photo whole
         return 1

@@ -94,15 +94,24 @@ class Network(Protocol):
     def concurrent(self, workers: int) -> AbstractContextManager[None]:
         """While open, `workers` threads share the processor: each call of `features` uses its own share."""
 
-    def features(self, inputs: Shaped[np.ndarray, "n ..."], upto: Cut, start: Cut = INPUT) -> Float[np.ndarray, "n ..."]:
+    def features(
+        self, inputs: Shaped[np.ndarray, "n ..."], upto: Cut, start: Cut = INPUT
+    ) -> Float[np.ndarray, "n ..."]:
         """What crosses the cut `upto`, in inference mode. Rows do not depend on each other."""
 
     def set_head(self, head: Head | LinearHead, classes: int, *, seed: int = 0) -> None:
         """Put a new head on: layers with fresh weights drawn from `seed`, or the exact linear solution."""
 
     @property
+    def moved(self) -> frozenset[str]:
+        """The groups that have been thawed since the head was put on: they are no longer as pre-trained."""
+
+    @property
     def shard(self) -> tuple[int, int]:
-        """This process's number and how many train together; each takes its slice of every batch."""
+        """The process's number and how many train together; each takes its slice of every batch."""
+
+    def leading(self) -> AbstractContextManager[None]:
+        """While it is open in the first process, the others wait to enter: for work whose result all find on disk."""
 
     def agree(self, value: float) -> float:
         """The first process's value, in every process; call it in all of them. For choices that hang on a clock."""

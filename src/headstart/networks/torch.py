@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+# Read once, when PyTorch starts its threads. Threads that spin for long at the barrier after each layer make a step ten
+# times slower as soon as another program wants a core; threads that go to sleep at once make it a little slower always.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
@@ -34,6 +38,9 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 class Normalise(nn.Module):
     """Pixels 0..255 `[n c h w]`, uint8 or float, to what the backbone was trained on."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -54,7 +61,7 @@ class ChannelsLastFlatten(nn.Module):
 
 
 class SeededDropout(nn.Module):
-    """Dropout whose mask depends on a seed and an item's place in the batch of all processes, not on who computes it."""
+    """Dropout by a seed and an item's place in the batch of all processes, whoever computes it."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -128,7 +135,8 @@ class TorchNetwork:
     def __init__(self, stages: Mapping[str, nn.Module], *, spec: InputSpec, channels: int) -> None:
         self.spec = spec
         self.channels = channels
-        self.model = TransferModel(stages, spec).to(memory_format=torch.channels_last)
+        self.model = TransferModel(stages, spec)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device("cpu")
         self._accelerator: Accelerator | None = None
         self._classes = 0
@@ -205,8 +213,12 @@ class TorchNetwork:
         if not present[device]:
             usable = ", ".join(name for name, there in present.items() if there)
             raise BadSetting(f"device {device!r} is not usable here", fix=f"use one of: auto, {usable}")
-        self.device = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")) if device == "cuda" else None)
+        self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device)
         self.model.to(self.device)
+        if self.shard[1] > 1:
+            from accelerate import Accelerator
+
+            self._accelerator = Accelerator(cpu=self.device.type == "cpu")
 
     # ---- the frozen part
 
@@ -260,7 +272,9 @@ class TorchNetwork:
             layers = self._layers(head, classes, seed)
         self.model.head = nn.Sequential(*layers).to(self.device).eval()
         on_map = isinstance(head, Head) and head.input == "map"
-        self.model.head_input = self._position(next(cut for cut in self.cuts if cut.name == ("map" if on_map else "pooled")))
+        self.model.head_input = self._position(
+            next(cut for cut in self.cuts if cut.name == ("map" if on_map else "pooled"))
+        )
         for parameter in self.model.head.parameters():
             parameter.requires_grad_(False)
         self._forget()
@@ -293,18 +307,19 @@ class TorchNetwork:
     # ---- training
 
     @property
+    def moved(self) -> frozenset[str]:
+        """The groups that have been thawed since the head was put on."""
+        return frozenset(self._moved)
+
+    @property
     def shard(self) -> tuple[int, int]:
-        """This process's number and how many there are; each takes its slice of every batch."""
+        """The process's number and how many there are; each takes its slice of every batch."""
         return (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     def prepare(self, plan: Optimization) -> None:
         """Make the AdamW optimizer over all weights, with decay for matrices and kernels alone."""
         self._plan = plan
         self._forget()
-        if self.shard[1] > 1:
-            from accelerate import Accelerator
-
-            self._accelerator = Accelerator(cpu=self.device.type == "cpu")
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": parameters, "group": name, "weight_decay": decay, "lr": 0.0}
@@ -322,7 +337,8 @@ class TorchNetwork:
         return (decayed, self._plan.weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)
 
     def _module(self, group: str) -> nn.Module:
-        return self.model.head if group == HEAD else self.model.backbone[group]
+        module: nn.Module = self.model.head if group == HEAD else self.model.backbone[group]
+        return module
 
     def _forget(self) -> None:
         self._optimizer = None
@@ -372,7 +388,7 @@ class TorchNetwork:
         each = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self._plan.label_smoothing)
         loss = (each * torch.from_numpy(batch.weights.astype(np.float32)).to(self.device)).sum()
         # Processes average their gradients, while the weights of a batch sum to 1 over all of them together.
-        (loss * self.shard[1]).backward()
+        torch.autograd.backward(loss * self.shard[1])
         if self._plan.clip:
             nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), self._plan.clip)
         optimizer.step()
@@ -409,6 +425,13 @@ class TorchNetwork:
         if self._accelerator is not None:
             stacked = self._accelerator.reduce(stacked, "sum")
         return [float(loss) for loss in stacked.tolist()]
+
+    def leading(self) -> contextlib.AbstractContextManager[None]:
+        """While it is open in the first process, the others wait to enter."""
+        if self._accelerator is None:
+            return contextlib.nullcontext()
+        first: contextlib.AbstractContextManager[None] = self._accelerator.main_process_first()
+        return first
 
     def agree(self, value: float) -> float:
         """The first process's value, in every process."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from headstart.data.dataset import Dataset, Item
 from headstart.errors import BadData
+from headstart.features import Features
 from headstart.modalities.modality import Modality, Undecodable
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import INPUT, Batch, Cut
@@ -44,7 +45,7 @@ class Order:
         return math.ceil(self.n / self.batch_size)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Slice]:
-        """This process's slices of a fresh shuffle, from batch `first` on.
+        """One process's slices of a fresh shuffle, from batch `first` on.
 
         All batches have one size, since a compiled step wants one shape. Batches of nearly equal fill, not full ones
         and a remnant: three photos must not steer a step as much as thirty-two.
@@ -61,10 +62,10 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedBatches:
-    """Batches of features that are at hand: what a stage of the head alone trains on."""
+    """Batches of features that are at hand; epoch after epoch the next view of the same photos."""
 
-    features: Float[np.ndarray, "n ..."]
-    labels: Int[np.ndarray, "n"]
+    views: tuple[Features, ...]
+    dataset: Dataset
     order: Order
     start: Cut
 
@@ -74,9 +75,12 @@ class CachedBatches:
         return self.order.steps
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch."""
+        """The batches of an epoch, read out of the store one after the other."""
+        labels, items = self.dataset.labels, self.dataset.items
+        features = self.views[number % len(self.views)]
         for part in self.order.epoch(number, first):
-            yield Batch(self.features[part.rows], self.labels[part.rows], part.weights, self.start)
+            rows = features.take([items[row].id for row in part.rows])
+            yield Batch(rows, labels[part.rows], part.weights, self.start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ class PhotoBatches:
         Raises:
             BadData: a photo vanished or changed since the run began.
         """
-        slices = list(self.order.epoch(number, first))
+        slices, labels = list(self.order.epoch(number, first)), self.dataset.labels
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
             waiting: list[list[Future[UInt8[np.ndarray, "h w c"]]]] = []
             try:
@@ -109,15 +113,12 @@ class PhotoBatches:
                     while len(waiting) < AHEAD and position + len(waiting) < len(slices):
                         waiting.append(self._submit(pool, slices[position + len(waiting)], number))
                     pictures = [future.result() for future in waiting.pop(0)]
-                    labels = self.dataset.labels[part.rows]
-                    yield Batch(np.stack(pictures), labels, part.weights, INPUT)
+                    yield Batch(np.stack(pictures), labels[part.rows], part.weights, INPUT)
             finally:
                 for future in [future for futures in waiting for future in futures]:
                     future.cancel()
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, part: Slice, epoch: int
-    ) -> list[Future[UInt8[np.ndarray, "h w c"]]]:
+    def _submit(self, pool: ThreadPoolExecutor, part: Slice, epoch: int) -> list[Future[UInt8[np.ndarray, "h w c"]]]:
         items: Sequence[Item] = [self.dataset.items[row] for row in part.rows]
         return [pool.submit(self._picture, item, epoch) for item in items]
 

@@ -32,10 +32,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """How a network does on validation photos."""
+    """How a network does on validation photos.
+
+    `log_loss` is that of the probabilities at the best `temperature`, so that a network that is merely too sure or,
+    after label smoothing, not sure enough does not count as a worse one.
+    """
 
     log_loss: float
     accuracy: float
+    temperature: float = 1.0
 
     def __lt__(self, other: Score) -> bool:
         return self.log_loss < other.log_loss
@@ -120,9 +125,7 @@ def _epoch(
             for loss in network.read(unread):
                 at.loss = _finite(at.loss + loss, stage, at)
             unread = []
-            yield Stepped(
-                stage=str(stage), epoch=at.epoch + 1, step=at.step, steps=source.steps, epochs=stage.epochs
-            )
+            yield Stepped(stage=str(stage), epoch=at.epoch + 1, step=at.step, steps=source.steps, epochs=stage.epochs)
     mean, at.epoch, at.step, at.loss = at.loss / source.steps, at.epoch + 1, 0, 0.0
     score = None
     if judge is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from headstart.config import Settings
@@ -26,6 +26,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     optimization: Optimization
     views: tuple[str, ...] = ("plain",)  # test-time views whose probabilities are averaged
+    temperature: float = 1.0  # the logits of the finished model are divided by it; fitted on validation after tuning
 
     def to_tables(self) -> dict[str, Any]:
         """Plain tables, as in `config.toml`; what is `None` is left out."""
@@ -33,6 +34,7 @@ class Recipe:
             "head": str(self.head),
             "probe": self.probe,
             "views": list(self.views),
+            "temperature": self.temperature,
             "optimization": {**asdict(self.optimization), "betas": list(self.optimization.betas)},
             "stages": [{key: v for key, v in asdict(stage).items() if v is not None} for stage in self.stages],
         }
@@ -47,6 +49,7 @@ class Recipe:
             stages=tuple(Stage(**stage) for stage in tables["stages"]),
             optimization=Optimization(**optimization),
             views=tuple(tables["views"]),
+            temperature=tables["temperature"],
         )
 
 
@@ -73,7 +76,7 @@ def plan(settings: Settings, *, train: int, validation: int, groups: int, gpu: b
         optimization=Optimization(
             weight_decay=0.01,
             label_smoothing=0.1 if stages else 0.0,
-            average=0.99 if settings.quality == "best" else 0.0,
+            average=0.98 if stages else 0.0,
             precision="bf16" if gpu else "fp32",
         ),
         views=("plain", "flip") if settings.quality == "best" else ("plain",),
@@ -93,14 +96,14 @@ def _head_stage(settings: Settings) -> Stage:
 
 
 def _tuning(settings: Settings, groups: int) -> list[Stage]:
-    unfreeze = settings.unfreeze if settings.unfreeze is not None else (groups if settings.quality == "best" else 4)
-    if unfreeze == 0:
-        return []
-    last = Stage(
+    best = settings.quality == "best"
+    unfreeze = settings.unfreeze if settings.unfreeze is not None else (groups if best else min(3, groups))
+    stage = Stage(
         name="tune",
-        epochs=settings.epochs if settings.epochs is not None else 8,
+        epochs=settings.epochs if settings.epochs is not None else 6,
         lr=settings.lr if settings.lr is not None else 1e-3,
         unfreeze=unfreeze,
         batch_size=settings.batch_size or 32,
+        views=0 if unfreeze == groups else 4,
     )
-    return [last] if unfreeze < 2 else [replace(last, name="top", epochs=1, unfreeze=1), last]
+    return [stage] if unfreeze else []

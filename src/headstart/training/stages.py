@@ -22,6 +22,9 @@ class Stage:
     batch_size: int = 32
     warmup: float = 0.1  # share of the steps in which the rates rise from 0
     augment: bool = True
+    # Random views of each photo whose features are kept at the freeze boundary, for the epochs to take in turn; the
+    # stage then costs what it trains. 0 keeps none: every epoch draws fresh views and pays for the frozen part too.
+    views: int = 0
     patience: int | None = None  # epochs without a better validation loss before the stage ends; None: never
     name: str = ""
 

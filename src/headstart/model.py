@@ -1,0 +1,153 @@
+"""Do transfer learning in steps: a backbone, a head, stages one after the other, and the framework's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from headstart import heads, pipeline
+from headstart.answering import Answerer
+from headstart.backbones.backbone import Backbone
+from headstart.data.dataset import Dataset
+from headstart.errors import BadData
+from headstart.evaluation.metrics import Metrics, measure
+from headstart.events import EpochEnded, Event
+from headstart.modalities.loading import load_modality
+from headstart.networks.network import Cut, Network, Optimization
+from headstart.probe import probe
+from headstart.store import Store
+from headstart.training.loop import train
+from headstart.training.sources import Workshop, open_stage
+from headstart.training.stages import Stage
+
+Result = TypeVar("Result")
+HEAD_ALONE = Stage(epochs=30, lr=1e-3, patience=5, augment=False)  # for a head of layers when no stage is given
+
+
+class Model:
+    """A backbone with a new head.
+
+    Args:
+        backbone: what `load_backbone` gave.
+        head: `heads.linear()`, `heads.mlp(1024)`, any `heads.Head`, or the notation of `--head`.
+        classes: names of the outputs, in order: usually `dataset.classes`.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+        seed: draws the head's first weights, the order of the photos and their augmentation.
+        optimization: how weights move; the same for every stage, so that unfreezing keeps the optimizer's state.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: heads.Head | str = "linear",
+        *,
+        classes: Sequence[str],
+        device: str = "auto",
+        seed: int = 0,
+        optimization: Optimization | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.head = heads.parse(head) if isinstance(head, str) else head
+        self.classes = tuple(classes)
+        self.seed = seed
+        self.modality = load_modality("image")
+        self.history: list[EpochEnded] = []
+        self.network: Network = backbone.build()
+        self.network.to(device)
+        self.network.set_head(self.head, len(self.classes), seed=seed)
+        self.network.prepare(optimization or Optimization())
+        self._shop = Workshop(
+            backbone=backbone,
+            network=self.network,
+            modality=self.modality,
+            store=Store.default(),
+            workers=max(pipeline.cores(), self.network.concurrency),
+            seed=seed,
+        )
+
+    @property
+    def native(self) -> Any:
+        """The framework's own model, a `torch.nn.Module` or a `keras.Model`: pixels 0..255 in, logits out."""
+        return self.network.native
+
+    def fit(
+        self, data: Dataset, stage: Stage | None = None, *, on_event: Callable[[Event], None] | None = None
+    ) -> Model:
+        """Train on `data.train`; where there is a validation split, the best epoch's weights are kept.
+
+        Without a stage, a linear head is solved exactly on cached features, and one of layers trained alone. A stage
+        that unfreezes nothing reads cached features too.
+
+        Raises:
+            BadData: the classes are others, or a photo cannot be read.
+            BadSetting: the stage unfreezes more groups than there are.
+            Diverged: a loss is not a finite number.
+        """
+        self._check(data)
+        exactly = stage is None and self.head.linear
+        for event in self._solve(data) if exactly else self._train(data, stage or HEAD_ALONE):
+            if isinstance(event, EpochEnded):
+                self.history.append(event)
+            if on_event is not None:
+                on_event(event)
+        return self
+
+    def evaluate(self, data: Dataset) -> Metrics:
+        """How well the model does on all photos of `data`, `dataset.test` for instance.
+
+        Raises:
+            BadData: the classes are others, there is no photo, or one cannot be read.
+        """
+        self._check(data)
+        probabilities = self.predict(data.paths)
+        return measure(data.labels, probabilities, self.classes, seed=self.seed)
+
+    def predict(self, paths: Sequence[str | Path]) -> Float[np.ndarray, "n k"]:
+        """Probabilities for these files, in the order of `classes`.
+
+        Raises:
+            BadData: one of them cannot be read.
+        """
+        files = [Path(path) for path in paths]
+        model = Answerer(network=self.network, modality=self.modality, spec=self.backbone.spec)
+        probabilities, failed = _result(model.answer(files))
+        for position, reason in failed.items():
+            raise BadData(f"photo {str(files[position])!r} cannot be used: {reason}", fix="leave it out")
+        return probabilities
+
+    def _solve(self, data: Dataset) -> Iterator[Event]:
+        photos = data.train
+        ids = [item.id for item in photos.items]
+        features = yield from self._shop.features(photos, self._cut)
+        solved = _result(probe(features.take(ids), photos.labels, ids, len(self.classes), seed=self.seed))
+        self.network.set_head(solved.head, len(self.classes))
+
+    def _train(self, data: Dataset, stage: Stage) -> Iterator[Event]:
+        source, judge = yield from open_stage(self._shop, stage, data, self._cut)
+        yield from train(self.network, stage, source, seed=self.seed, judge=judge)
+
+    @property
+    def _cut(self) -> Cut:
+        return next(cut for cut in self.network.cuts if cut.name == self.head.input)
+
+    def _check(self, data: Dataset) -> None:
+        if data.classes != self.classes:
+            raise BadData(
+                f"the data set has the classes {', '.join(data.classes)}, the model {', '.join(self.classes)}",
+                fix="make the model with classes=dataset.classes",
+            )
+        if not len(data):
+            raise BadData("the data set has no photo", fix="give one that has")
+
+
+def _result(work: Generator[Any, None, Result]) -> Result:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: Result = end.value
+            return result

@@ -1,0 +1,164 @@
+"""Choose where a stage's batches come from, as deep in the network as they may enter, and what judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headstart import pipeline
+from headstart.backbones.backbone import Backbone
+from headstart.data.dataset import Dataset
+from headstart.errors import BadData
+from headstart.events import Event
+from headstart.features import Features, extract
+from headstart.modalities.modality import Modality
+from headstart.networks.network import INPUT, Cut, Network
+from headstart.store import Store
+from headstart.training.batches import CachedBatches, Order, PhotoBatches
+from headstart.training.loop import Score, Source
+from headstart.training.stages import Stage
+
+Judge = Callable[[], Score]
+TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # steps of 4 %: finer would fit the photos, not the network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What stages work with, and stays the same from one to the next."""
+
+    backbone: Backbone
+    network: Network
+    modality: Modality
+    store: Store
+    workers: int
+    seed: int
+
+    def features(
+        self, photos: Dataset, cut: Cut, *, view: int = 0, reduced: bool = True
+    ) -> Generator[Event, None, Features]:
+        """Features of these photos out of the store, computed where they are missing."""
+        return (
+            yield from extract(
+                photos,
+                self.backbone,
+                self.network,
+                cut,
+                modality=self.modality,
+                store=self.store,
+                workers=self.workers,
+                view=view,
+                reduced=reduced,
+            )
+        )
+
+
+def entry(network: Network, stage: Stage, head_cut: Cut) -> Cut:
+    """The deepest cut at which a stage's batches may enter: below it all is frozen and as it was pre-trained."""
+    frozen = len(network.groups) - stage.unfreeze
+    for position, group in enumerate(network.groups):
+        if group.name in network.moved:
+            frozen = min(frozen, position)
+    if frozen == len(network.groups):
+        return head_cut
+    return [cut for cut in network.cuts if cut.after <= frozen][-1]
+
+
+def open_stage(
+    shop: Workshop, stage: Stage, data: Dataset, head_cut: Cut
+) -> Generator[Event, None, tuple[Source, Judge | None]]:
+    """The batches of a stage, from features where the stage allows it, and the judge on the validation photos.
+
+    Raises:
+        BadData: a photo cannot be read.
+        DiskFull: the store has no room for the features.
+    """
+    order = Order(
+        n=len(data.train),
+        batch_size=stage.batch_size,
+        seed=shop.seed,
+        stage=str(stage),
+        shard=shop.network.shard,
+    )
+    cut = entry(shop.network, stage, head_cut)
+    if cut == INPUT or (stage.unfreeze and not stage.views):
+        source: Source = PhotoBatches(
+            dataset=data.train,
+            modality=shop.modality,
+            spec=shop.backbone.spec,
+            order=order,
+            augment=stage.augment,
+            workers=shop.workers,
+        )
+        return source, judge_of_photos(shop, data.validation)
+    views = []
+    for view in range(max(1, stage.views if stage.augment else 0)):
+        features = yield from shop.features(data.train, cut, view=view)
+        views.append(_readable(features, data.train))
+    source = CachedBatches(views=tuple(views), dataset=data.train, order=order, start=cut)
+    judged = yield from shop.features(data.validation, cut)
+    return source, _judge_of_features(shop.network, _readable(judged, data.validation), data.validation, cut)
+
+
+def judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
+    """What scores the whole network on photos; nothing where there are none."""
+    if not len(photos):
+        return None
+    decode = partial(shop.modality.decode, spec=shop.backbone.spec, reduced=True)
+
+    def judge() -> Score:
+        chunks = list(pipeline.run(photos.paths, decode, shop.network.logits, shop.network, workers=shop.workers))
+        for position, reason in ((p, r) for chunk in chunks for p, r in chunk.failed.items()):
+            raise _unreadable(photos.items[position].path, reason)
+        return score(photos.labels, np.concatenate([chunk.values for chunk in chunks]))
+
+    return judge
+
+
+def _judge_of_features(network: Network, features: Features, photos: Dataset, cut: Cut) -> Judge | None:
+    if not len(photos):
+        return None
+    ids = [item.id for item in photos.items]
+
+    def judge() -> Score:
+        pieces = [ids[first : first + pipeline.CHUNK] for first in range(0, len(ids), pipeline.CHUNK)]
+        return score(photos.labels, np.concatenate([network.logits(features.take(piece), cut) for piece in pieces]))
+
+    return judge
+
+
+def score(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> Score:
+    """Accuracy in [0, 1], and log loss in nats at the temperature that makes it smallest (Guo et al. 2017)."""
+    losses = [_log_loss(labels, logits / temperature) for temperature in TEMPERATURES]
+    best = int(np.argmin(losses))
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return Score(losses[best], accuracy, float(TEMPERATURES[best]))
+
+
+def _log_loss(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> float:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+
+
+def live_share(network: Network, groups: Sequence[str]) -> float:
+    """The share of a forward pass's FLOPs that lies from the first of these groups on."""
+    live = [position for position, group in enumerate(network.groups) if group.name in groups]
+    total = sum(group.flops for group in network.groups)
+    return sum(group.flops for group in network.groups[min(live) :]) / total if live else 0.0
+
+
+def _readable(features: Features, photos: Dataset) -> Features:
+    for item in photos.items:
+        if item.id in features.unreadable:
+            raise _unreadable(item.path, features.unreadable[item.id])
+    return features
+
+
+def _unreadable(path: str, reason: str) -> BadData:
+    return BadData(
+        f"photo {path!r} cannot be used: {reason}", fix="put it back as it was, or leave it out and start anew"
+    )

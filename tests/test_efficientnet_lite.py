@@ -64,9 +64,7 @@ def test_logits_on_real_photos_equal_the_reference(name: str) -> None:
 def test_a_symmetric_padding_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = photos(224, 2)
     right = our_logits("efficientnet_lite0", pictures)
-    monkeypatch.setattr(
-        efficientnet_lite, "padding", lambda length, kernel, stride: (kernel // 2,) * 2
-    )
+    monkeypatch.setattr(efficientnet_lite, "padding", lambda length, kernel, stride: (kernel // 2,) * 2)
     assert (our_logits("efficientnet_lite0", pictures) - right).abs().max() > 0.1
 
 

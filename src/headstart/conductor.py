@@ -37,6 +37,7 @@ from headstart.events import (
     RunStarted,
     StageEnded,
     Stepped,
+    to_json,
 )
 from headstart.features import Features
 from headstart.modalities.loading import load_modality
@@ -209,10 +210,18 @@ def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Ge
         began=began - (checkpoint[0]["seconds"] if checkpoint else 0.0),
     )
     yield RunStarted(path=str(run.path))
+    told = {_gist(event) for event in run.events}
     for event in _phases(session):
-        run.append(event)
+        # What comes before the checkpoint is done again when a run is resumed, and must not be told twice.
+        if _gist(event) not in told:
+            run.append(event)
         yield event
     return run
+
+
+def _gist(event: Event) -> str:
+    """The event without its time."""
+    return repr({**to_json(event), "seconds": None})
 
 
 def _phases(session: Session) -> Iterator[Event]:

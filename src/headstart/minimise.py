@@ -26,7 +26,7 @@ def minimise(
     start: Points,
     done: Callable[[Points, Points], Bool[np.ndarray, "p"]],
     *,
-    memory: int = 10,
+    memory: int = 20,
     steps: int = 1000,
 ) -> Points:
     """The minima of `p` functions of `d` variables, one a row (Nocedal and Wright 2006, algorithm 7.5).

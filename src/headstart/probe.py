@@ -16,7 +16,7 @@ from headstart.minimise import Points
 
 # Inverse penalties in scikit-learn's multinomial sense; the first is good for a thousand features of any photos.
 FIRST = 0.01
-WEAKER = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+WEAKER = (0.03, 0.1, 0.3, 1.0)
 STRONGER = (0.003, 0.001, 0.0003, 0.0001)
 SMALLEST_PROBABILITY = 1e-7  # a class that was missing from a fold must not make the log loss infinite
 
@@ -76,9 +76,9 @@ def probe(
 ) -> Generator[PathPoint, None, Probe]:
     """Find the best penalty by cross-validation: yields each one tried, a good guess first, and returns the best.
 
-    From the first guess the path goes on to weaker penalties as long as they lower the log loss, or else to stronger
-    ones; each starts from the best solution so far. Items with equal ids are never on both sides. A class that is
-    missing from a fold's training part gets probability 0 there.
+    From the first guess the path goes on to weaker penalties as long as they lower the log loss and lose no accuracy,
+    or else to stronger ones; each starts from the best solution so far. Items with equal ids are never on both sides.
+    A class that is missing from a fold's training part gets probability 0 there.
 
     Raises:
         BadData: all items are the same.
@@ -95,7 +95,7 @@ def probe(
             attempt = _attempt(problems, fold, strength, best.solution)
             path.append(attempt.point)
             yield attempt.point
-            if attempt.point.log_loss >= best.point.log_loss:
+            if not _better(attempt.point, best.point):
                 break
             best = attempt
         if best is not first:
@@ -122,6 +122,11 @@ def assign_folds(labels: Int[np.ndarray, "n"], ids: Sequence[str], *, seed: int,
     order = sorted(first_label, key=lambda key: (first_label[key], _hash(seed, key)))
     fold = {key: position % folds for position, key in enumerate(order)}
     return np.array([fold[key] for key in ids], dtype=np.int64)
+
+
+def _better(point: PathPoint, best: PathPoint) -> bool:
+    """Accuracy alone is too coarse to choose by; log loss alone drifts to ever weaker penalties on easy data."""
+    return point.log_loss < best.log_loss and point.accuracy >= best.accuracy
 
 
 def _hash(seed: int, key: str) -> bytes:

@@ -44,6 +44,10 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def __fspath__(self) -> str:
+        """The folder: whatever takes the path of a run takes the run."""
+        return str(self.path)
+
     # ---- making and opening
 
     @classmethod
@@ -216,7 +220,8 @@ class Run:
             about = json.loads(file.metadata()["about"])
         arrays = load_file(path)
         fields = dict(about["position"])
-        fields["best_score"] = Score(**fields["best_score"]) if fields["best_score"] else None
+        for name in ("before", "best_score"):
+            fields[name] = Score(**fields[name]) if fields[name] else None
         best = {key[5:]: value for key, value in arrays.items() if key.startswith("best/")}
         state = {key[6:]: value for key, value in arrays.items() if key.startswith("state/")}
         return about, Position(**fields, best=best), state
@@ -318,7 +323,8 @@ def default_path(data: str, base: Path = Path("runs")) -> Path:
 
 def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
     try:
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path, metadata)
+        # Not `ascontiguousarray`: it makes a row of one out of a single number.
+        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path, metadata)
     except OSError:
         raise
     except Exception as problem:

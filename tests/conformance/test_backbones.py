@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -45,12 +47,12 @@ def test_groups_cover_all_weights_once(network: Network) -> None:
     assert set(named) == set(network.weights())
 
 
-def test_every_cut_continues_to_the_same_features(entry: Entry, network: Network) -> None:
+def test_going_from_cut_to_cut_gives_the_same_features_as_going_at_once(entry: Entry, network: Network) -> None:
     inputs, last = pictures(entry.size), network.cuts[-1]
-    whole = network.features(inputs, last)
-    for cut in network.cuts[1:-1]:
-        part = network.features(network.features(inputs, cut), last, start=cut)
-        np.testing.assert_allclose(part, whole, atol=1e-4)
+    crossing: np.ndarray = inputs
+    for start, upto in pairwise(network.cuts):
+        crossing = network.features(crossing, upto, start)
+    np.testing.assert_allclose(crossing, network.features(inputs, last), atol=1e-4)
 
 
 def test_cuts_start_at_the_input_and_end_pooled(network: Network) -> None:

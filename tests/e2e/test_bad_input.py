@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -171,3 +173,29 @@ def test_programs_get_the_refusal_as_json(headstart: Any) -> None:
     done = headstart("train", "fotos", "--json")
     assert done.returncode == 1
     assert set(json.loads(done.stdout)) == {"error", "hint"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has another way to interrupt")
+def test_ctrl_c_says_how_to_go_on_and_that_works(photos: Path, tmp_path: Path, headstart: Any) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "headstart", "train", "photos", "--quality", "fast"],
+        cwd=tmp_path,
+        env={**os.environ, "HEADSTART_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stderr is not None
+    first = started.stderr.readline()
+    assert first == f"run folder {RUN}\n"
+    started.send_signal(signal.SIGINT)
+    printed, told = started.communicate(timeout=120)
+    assert started.returncode == 130, told
+    assert printed == ""
+    assert told.splitlines()[-1] == f"interrupted; go on with: headstart resume {RUN}"
+    assert "Traceback" not in told
+    assert (tmp_path / RUN / "INCOMPLETE").exists()
+
+    assert headstart("resume", RUN).returncode == 0
+    assert not (tmp_path / RUN / "INCOMPLETE").exists()
+    shutil.rmtree(tmp_path / "runs")  # it is whole now, and rightly so

@@ -113,17 +113,13 @@ class ConvNorm(nn.Module):
         return F.relu6(normal, inplace=True) if self.active else normal
 
 
-def same_conv(
-    pixels: torch.Tensor, conv: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def same_conv(pixels: torch.Tensor, conv: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The convolution with TensorFlow's SAME padding, without a padded copy of the map.
 
     Where the padding is uneven, one more stride of zeros all around and the first row or column of the result dropped
     gives the same values: twice as fast in the wide early layers.
     """
-    sides = [
-        padding(length, conv.kernel_size[0], conv.stride[0]) for length in (pixels.shape[-2], pixels.shape[-1])
-    ]
+    sides = [padding(length, conv.kernel_size[0], conv.stride[0]) for length in (pixels.shape[-2], pixels.shape[-1])]
     uneven = [before != after for before, after in sides]
     zeros = [before + conv.stride[0] * odd for (before, _), odd in zip(sides, uneven, strict=True)]
     given = F.conv2d(pixels, kernel, bias, conv.stride, zeros, groups=conv.groups)

@@ -39,7 +39,7 @@ REDUCED_MARGIN = 2
 AUGMENT_SCALE = (0.5, 1.0)  # share of the photo's area that a random view shows
 AUGMENT_RATIO = (3 / 4, 4 / 3)  # its width over its height, before it is made square
 AUGMENT_FLIP = 0.5  # probability of a mirrored view
-AUGMENT_JITTER = 0.1  # brightness, contrast and saturation each change by up to this share
+AUGMENT_JITTER = 0.2  # brightness, contrast and saturation each change by up to this share
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _UPRIGHT = {

@@ -42,8 +42,9 @@ class Score:
     accuracy: float
     temperature: float = 1.0
 
-    def __lt__(self, other: Score) -> bool:
-        return self.log_loss < other.log_loss
+    def beats(self, other: Score) -> bool:
+        """Whether this is the better network: more right answers, or as many and surer ones."""
+        return (self.accuracy, -self.log_loss) > (other.accuracy, -other.log_loss)
 
 
 @dataclass
@@ -53,14 +54,22 @@ class Position:
     epoch: int = 0  # epochs that are complete
     step: int = 0  # steps made in the epoch that is not
     loss: float = 0.0  # their sum
+    before: Score | None = None  # of the weights from before the stage
     best_epoch: int = 0  # 0: the weights from before the stage
     best_score: Score | None = None
     best: dict[str, np.ndarray] = field(default_factory=dict)  # all weights at that epoch
 
     def offer(self, score: Score, weights: Callable[[], dict[str, np.ndarray]]) -> None:
-        """Keep these weights if none so far scored better."""
-        if self.best_score is None or score < self.best_score:
-            self.best_epoch, self.best_score, self.best = self.epoch, score, weights()
+        """Keep these weights if they beat those from before the stage, and have the lowest loss of all that do.
+
+        Against the weights from before, right answers count; between epochs the loss does: the best of many epochs by
+        right answers on a few dozen photos would be the luckiest.
+        """
+        if self.before is None or self.best_score is None:
+            self.before = score
+        elif not score.beats(self.before) or (self.best_epoch and score.log_loss >= self.best_score.log_loss):
+            return
+        self.best_epoch, self.best_score, self.best = self.epoch, score, weights()
 
 
 def train(

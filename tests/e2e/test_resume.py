@@ -1,0 +1,137 @@
+"""A run that is killed, at any moment and again and again, ends at the same bits as one that is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.conftest import CLASSES, draw
+
+# The head has layers, so it trains by steps in a stage of its own; then two groups are tuned from cached views.
+OPTIONS = ["--size", "64", "--head", "dense(16), dropout(0.3)", "--unfreeze", "2", "--epochs", "2", "--batch-size", "8"]
+SAME = (
+    "model.safetensors",
+    "predictions.csv",
+    "evaluation.json",
+    "splits.csv",
+    "skipped.csv",
+    "classes.txt",
+    "config.toml",
+)
+
+
+@pytest.fixture(scope="module")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many") / "photos"
+    for number, (name, colour) in enumerate(CLASSES.items()):
+        for index in range(24):
+            draw(folder / name / f"{index:02}.jpg", colour, seed=100 * number + index)
+    damaged = folder / "brick" / "00.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:700])  # its header is whole: found when it is decoded
+    return folder
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "headstart", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "HEADSTART_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+
+
+def results(run: Path) -> dict[str, bytes]:
+    # The settings name the run's own folder, which differs.
+    return {name: (run / name).read_bytes().replace(str(run.name).encode(), b"RUN") for name in SAME}
+
+
+def facts(run: Path) -> list[dict[str, object]]:
+    """The events without their times."""
+    rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(folder, "train", many_photos, "--out", "run", *OPTIONS))
+    return folder / "run"
+
+
+def kinds(run: Path) -> set[tuple[object, object]]:
+    """What has happened so far, by kind and stage; a line that is still being written is left out."""
+    log = run / "events.jsonl"
+    whole = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
+    rows = [json.loads(line) for line in whole]
+    return {(row["event"], row.get("stage") or row.get("name")) for row in rows}
+
+
+def test_a_run_killed_in_every_phase_ends_at_the_same_bits(
+    many_photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run, killed_at = tmp_path / "run", set[tuple[object, object]]()
+    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    while process.poll() is None:
+        if new := kinds(run) - killed_at:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed_at |= new
+            process = start(tmp_path, "resume", "run")
+        time.sleep(0.002)
+    finish(process)
+    assert {("epoch", "head"), ("stage_started", "tune"), ("epoch", "tune"), ("stage_ended", "tune")} <= killed_at
+    assert results(run) == results(undisturbed)
+    assert facts(run) == facts(undisturbed)
+
+
+def test_an_unfinished_run_does_not_look_whole(many_photos: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    while not kinds(tmp_path / "run") and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "run" / "INCOMPLETE").exists()
+    refused = start(tmp_path, "predict", "run", many_photos)
+    _, said = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert b"headstart resume run" in said
+
+
+@pytest.mark.parametrize("delay", [0.3, 1.2])
+def test_a_run_killed_while_it_computes_ends_at_the_same_bits(
+    many_photos: Path, undisturbed: Path, tmp_path: Path, delay: float
+) -> None:
+    """Killed soon after its folder appears: while features are extracted, with a cache that is not whole."""
+    run = tmp_path / "run"
+    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    while not (run / "splits.csv").exists() and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    finish(start(tmp_path, "resume", "run"))
+    assert results(run) == results(undisturbed)
+
+
+def test_interrupting_says_how_to_go_on(many_photos: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    while not kinds(tmp_path / "run"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"headstart resume" in said
+    assert b"Traceback" not in said
+    assert (tmp_path / "run" / "INCOMPLETE").exists()

@@ -22,6 +22,8 @@ from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Network
 from headstart.runs import Run
 
+PLAIN: tuple[str, ...] = ("plain",)  # the photo as it is
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -45,7 +47,7 @@ class Answerer:
     network: Network
     modality: Modality
     spec: InputSpec
-    views: tuple[str, ...] = ("plain",)
+    views: tuple[str, ...] = PLAIN
     temperature: float = 1.0
 
     def answer(

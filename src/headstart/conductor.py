@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from headstart import pipeline
-from headstart.answering import Answerer, answerer
+from headstart.answering import PLAIN, Answerer, answerer
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
@@ -46,11 +46,11 @@ from headstart.networks.network import Cut, Network
 from headstart.probe import Probe, probe
 from headstart.runs import Run, check_new, default_path
 from headstart.store import Store
-from headstart.training.loop import Position, Source, conclude
+from headstart.training.loop import Position, Score, Source, conclude
 from headstart.training.loop import train as train_stage
 from headstart.training.recipe import Recipe
 from headstart.training.recipe import plan as plan_recipe
-from headstart.training.sources import Judge, Workshop, judge_of_photos, live_share, open_stage
+from headstart.training.sources import Judge, Workshop, live_share, open_stage, score
 from headstart.training.stages import Stage, learning_rates
 
 JUDGED: tuple[Split, ...] = ("validation", "test")
@@ -249,7 +249,10 @@ def _phases(session: Session) -> Iterator[Event]:
         solved = yield from _probe(session, features, session.dataset.only("train", "validation"), None)
         _restart(session, solved)
     tuned = recipe.stages and (solved is None or _improved(session.run))
-    finished = _tuned(session, recipe) if tuned else _frozen(session, recipe, cast(Probe, solved))
+    if tuned:
+        finished = yield from _tuned(session, recipe)
+    else:
+        finished = _frozen(session, recipe, cast(Probe, solved))
     yield PhaseEnded(name="training", seconds=time.monotonic() - manifest)
     yield from _finish(session, finished)
 
@@ -288,22 +291,44 @@ def _frozen(session: Session, recipe: Recipe, solved: Probe) -> Finished:
     photos = session.dataset.only("train", "validation")
     chosen = ("strength of the head's regularisation",)
     return Finished(
-        recipe=replace(recipe, views=("plain",)),
+        recipe=replace(recipe, views=PLAIN),
         method="out of fold: each photo of train and validation by a head that was not fitted on it",
         choices=(*chosen, "choice between the tuned model and the frozen one") if recipe.stages else chosen,
         validation=measure(photos.labels, solved.out_of_fold, photos.classes, seed=session.settings.seed),
     )
 
 
-def _tuned(session: Session, recipe: Recipe) -> Finished:
-    """The tuned network, with the temperature that fits its validation photos, where there are any."""
-    judge = judge_of_photos(session.shop, session.dataset.validation)
-    if judge is None:
-        return Finished(recipe=recipe, method="there are no validation photos", choices=())
+def _tuned(session: Session, recipe: Recipe) -> Generator[Event, None, Finished]:
+    """The tuned network, with the test-time views and the temperature that fit its validation photos best."""
+    photos = session.dataset.validation
+    if not len(photos):
+        return Finished(recipe=replace(recipe, views=PLAIN), method="there are no validation photos", choices=())
+    scores: dict[tuple[str, ...], Score] = {}
+    for views in dict.fromkeys((PLAIN, recipe.views)):
+        probabilities, _ = yield from _answerer(session, replace(recipe, views=views)).answer(
+            photos.paths, reduced=True
+        )
+        scores[views] = score(photos.labels, np.log(np.maximum(probabilities, 1e-12)))
+    best = recipe.views if scores[recipe.views].beats(scores[PLAIN]) else PLAIN
     return Finished(
-        recipe=replace(recipe, temperature=judge().temperature),
+        recipe=replace(recipe, views=best, temperature=scores[best].temperature),
         method="by the model that ships, on photos that it was chosen by and not fitted on",
-        choices=("early stopping", "choice between the tuned model and the frozen one", "temperature"),
+        choices=(
+            "early stopping",
+            "choice between the tuned model and the frozen one",
+            *(("test-time views",) if len(scores) > 1 else ()),
+            "temperature",
+        ),
+    )
+
+
+def _answerer(session: Session, recipe: Recipe) -> Answerer:
+    return Answerer(
+        network=session.network,
+        modality=session.modality,
+        spec=session.backbone.spec,
+        views=recipe.views,
+        temperature=recipe.temperature,
     )
 
 
@@ -388,13 +413,7 @@ def _finish(session: Session, finished: Finished) -> Iterator[Event]:
     run, recipe = session.run, finished.recipe
     run.write_recipe(recipe)
     run.save_model(session.network.weights())
-    model = Answerer(
-        network=session.network,
-        modality=session.modality,
-        spec=session.backbone.spec,
-        views=recipe.views,
-        temperature=recipe.temperature,
-    )
+    model = _answerer(session, recipe)
     judged: dict[str, Metrics] = {}
     answers: list[Answer] = []
     for split in (split for split in JUDGED if len(session.dataset.only(split))):

@@ -62,7 +62,7 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedBatches:
-    """Batches of features that are at hand; epoch after epoch the next view of the same photos."""
+    """Batches of features that are at hand; epoch after epoch the next view of each photo."""
 
     views: tuple[Features, ...]
     dataset: Dataset
@@ -76,11 +76,19 @@ class CachedBatches:
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, read out of the store one after the other."""
-        labels, items = self.dataset.labels, self.dataset.items
-        features = self.views[number % len(self.views)]
+        labels, ids = self.dataset.labels, [item.id for item in self.dataset.items]
         for part in self.order.epoch(number, first):
-            rows = features.take([items[row].id for row in part.rows])
+            rows = self._rows([ids[row] for row in part.rows], number)
             yield Batch(rows, labels[part.rows], part.weights, self.start)
+
+    def _rows(self, ids: Sequence[str], number: int) -> Float[np.ndarray, "n ..."]:
+        # Each photo begins with a view of its own, so that no epoch sees all photos plain.
+        turns = np.array([(key(self.order.seed, id) + number) % len(self.views) for id in ids])
+        rows = np.empty((len(ids), *self.views[0].shape), np.float32)
+        for turn, view in enumerate(self.views):
+            places = np.flatnonzero(turns == turn)
+            rows[places] = view.take([ids[place] for place in places])
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)

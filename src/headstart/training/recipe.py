@@ -96,14 +96,15 @@ def _head_stage(settings: Settings) -> Stage:
 
 
 def _tuning(settings: Settings, groups: int) -> list[Stage]:
-    best = settings.quality == "best"
-    unfreeze = settings.unfreeze if settings.unfreeze is not None else (groups if best else min(3, groups))
-    stage = Stage(
-        name="tune",
-        epochs=settings.epochs if settings.epochs is not None else 6,
-        lr=settings.lr if settings.lr is not None else 1e-3,
-        unfreeze=unfreeze,
-        batch_size=settings.batch_size or 32,
-        views=0 if unfreeze == groups else 4,
-    )
-    return [stage] if unfreeze else []
+    """The last groups from cached views; for `best` then all of them, more slowly, from views that are always fresh.
+
+    Rates, epochs and views are those that did best on five sets of photos: see docs/decisions/0005-recipe.md.
+    """
+    everything = settings.quality == "best" and settings.unfreeze is None
+    unfreeze = min(3, groups) if settings.unfreeze is None else settings.unfreeze
+    epochs = 6 if settings.epochs is None else settings.epochs
+    lr = 1e-3 if settings.lr is None else settings.lr
+    size = settings.batch_size or 32
+    last = Stage(name="tune", epochs=epochs, lr=lr, unfreeze=unfreeze, batch_size=size, views=4)
+    rest = Stage(name="tune-all", epochs=epochs, lr=0.3 * lr, unfreeze=groups, decay=0.7, batch_size=size)
+    return [*([last] if unfreeze else []), *([rest] if everything else [])]

@@ -93,7 +93,7 @@ def open_stage(
             augment=stage.augment,
             workers=shop.workers,
         )
-        return source, judge_of_photos(shop, data.validation)
+        return source, _judge_of_photos(shop, data.validation)
     views = []
     for view in range(max(1, stage.views if stage.augment else 0)):
         features = yield from shop.features(data.train, cut, view=view)
@@ -103,8 +103,7 @@ def open_stage(
     return source, _judge_of_features(shop.network, _readable(judged, data.validation), data.validation, cut)
 
 
-def judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
-    """What scores the whole network on photos; nothing where there are none."""
+def _judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
     if not len(photos):
         return None
     decode = partial(shop.modality.decode, spec=shop.backbone.spec, reduced=True)

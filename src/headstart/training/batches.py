@@ -83,10 +83,10 @@ class CachedBatches:
 
     def _rows(self, ids: Sequence[str], number: int) -> Float[np.ndarray, "n ..."]:
         # Each photo begins with a view of its own, so that no epoch sees all photos plain.
-        turns = np.array([(key(self.order.seed, id) + number) % len(self.views) for id in ids])
+        turns = [(key(self.order.seed, id) + number) % len(self.views) for id in ids]
         rows = np.empty((len(ids), *self.views[0].shape), np.float32)
         for turn, view in enumerate(self.views):
-            places = np.flatnonzero(turns == turn)
+            places = [place for place, own in enumerate(turns) if own == turn]
             rows[places] = view.take([ids[place] for place in places])
         return rows
 

@@ -20,7 +20,7 @@ from headstart.networks.network import INPUT, Cut, Network
 from headstart.store import Store
 from headstart.training.batches import CachedBatches, Order, PhotoBatches
 from headstart.training.loop import Score, Source
-from headstart.training.stages import Stage
+from headstart.training.stages import Stage, learning_rates
 
 Judge = Callable[[], Score]
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # steps of 4 %: finer would fit the photos, not the network
@@ -57,12 +57,14 @@ class Workshop:
 
 
 def entry(network: Network, stage: Stage, head_cut: Cut) -> Cut:
-    """The deepest cut at which a stage's batches may enter: below it all is frozen and as it was pre-trained."""
-    frozen = len(network.groups) - stage.unfreeze
-    for position, group in enumerate(network.groups):
-        if group.name in network.moved:
-            frozen = min(frozen, position)
-    if frozen == len(network.groups):
+    """The deepest cut at which a stage's batches may enter: below it all is frozen and as it was pre-trained.
+
+    Raises:
+        BadSetting: the stage unfreezes more groups than there are.
+    """
+    trained = network.moved | set(learning_rates(stage, network.groups))
+    frozen = next((place for place, group in enumerate(network.groups) if group.name in trained), None)
+    if frozen is None:
         return head_cut
     return [cut for cut in network.cuts if cut.after <= frozen][-1]
 
@@ -73,6 +75,7 @@ def open_stage(
     """The batches of a stage, from features where the stage allows it, and the judge on the validation photos.
 
     Raises:
+        BadSetting: the stage unfreezes more groups than there are.
         BadData: a photo cannot be read.
         DiskFull: the store has no room for the features.
     """

@@ -48,7 +48,7 @@ from headstart.runs import Run, check_new, default_path
 from headstart.store import Store
 from headstart.training.loop import Position, Score, Source, conclude
 from headstart.training.loop import train as train_stage
-from headstart.training.recipe import Recipe
+from headstart.training.recipe import FEW, Recipe
 from headstart.training.recipe import plan as plan_recipe
 from headstart.training.sources import Judge, Workshop, live_share, open_stage, score
 from headstart.training.stages import Stage, learning_rates
@@ -94,7 +94,8 @@ class Session:
     dataset: Dataset
     store: Store
     workers: int
-    began: float = field(default_factory=time.monotonic)
+    began: float  # when the command began: what a time limit counts from
+    ready: float = field(default_factory=time.monotonic)  # when the manifest was finished: what is told counts from it
 
     @property
     def shop(self) -> Workshop:
@@ -109,9 +110,14 @@ class Session:
         )
 
     @property
-    def seconds(self) -> float:
-        """Time used for this run so far, in all its processes."""
+    def used(self) -> float:
+        """Seconds since the command began, with those of earlier attempts at this run."""
         return time.monotonic() - self.began
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the manifest was finished."""
+        return time.monotonic() - self.ready
 
 
 def plan(settings: Settings) -> Plan:
@@ -225,11 +231,10 @@ def _gist(event: Event) -> str:
 
 
 def _phases(session: Session) -> Iterator[Event]:
-    manifest = time.monotonic()
     session.workers = int((yield from _decide(session, "workers", session.workers, "cores of this machine")))
     cut = _cut(session.network, _recipe(session).head.input)
     features = yield from _extract(session, cut)
-    yield PhaseEnded(name="features", seconds=time.monotonic() - manifest)
+    yield PhaseEnded(name="features", seconds=session.seconds)
     recipe = _recipe(session)  # unreadable photos are gone by now
     session.run.write_recipe(recipe)
     yield from _remarks(session)
@@ -238,7 +243,7 @@ def _phases(session: Session) -> Iterator[Event]:
     if recipe.probe:
         # Tuning is compared on validation photos, so the head that it starts from must not have seen them.
         photos = session.dataset.train if recipe.stages else session.dataset.only("train", "validation")
-        solved = yield from _probe(session, features, photos, manifest)
+        solved = yield from _probe(session, features, photos, told=True)
         session.network.set_head(solved.head, len(session.dataset.classes))
     else:
         session.network.set_head(recipe.head, len(session.dataset.classes), seed=session.settings.seed)
@@ -246,14 +251,14 @@ def _phases(session: Session) -> Iterator[Event]:
 
     if solved is not None and recipe.stages and not _improved(session.run):
         yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
-        solved = yield from _probe(session, features, session.dataset.only("train", "validation"), None)
+        solved = yield from _probe(session, features, session.dataset.only("train", "validation"), told=False)
         _restart(session, solved)
     tuned = recipe.stages and (solved is None or _improved(session.run))
     if tuned:
         finished = yield from _tuned(session, recipe)
     else:
         finished = _frozen(session, recipe, cast(Probe, solved))
-    yield PhaseEnded(name="training", seconds=time.monotonic() - manifest)
+    yield PhaseEnded(name="training", seconds=session.seconds)
     yield from _finish(session, finished)
 
 
@@ -338,11 +343,12 @@ def _remarks(session: Session) -> Iterator[Event]:
     skipped = session.dataset.skipped
     if skipped:
         yield Note(text=f"{len(skipped)} files are not used, first {skipped[0].path!r}: {skipped[0].reason}")
+    if session.settings.quality != "fast" and not _recipe(session).stages:
+        few = len(session.dataset.validation)
+        yield Note(text=f"not tuned: {few} validation photos cannot tell whether it helps, {FEW} might")
 
 
-def _probe(
-    session: Session, features: Features, photos: Dataset, manifest: float | None
-) -> Generator[Event, None, Probe]:
+def _probe(session: Session, features: Features, photos: Dataset, *, told: bool) -> Generator[Event, None, Probe]:
     """The exact head on these photos; its accuracy, out of fold, is told as soon as the first is known."""
     ids = [item.id for item in photos.items]
     path = probe(features.take(ids), photos.labels, ids, len(photos.classes), seed=session.settings.seed)
@@ -353,12 +359,12 @@ def _probe(
         except StopIteration as end:
             solved: Probe = end.value
             break
-        if first and manifest is not None:
-            yield _accuracy("first", point.accuracy, len(ids), time.monotonic() - manifest)
+        if first and told:
+            yield _accuracy("first", point.accuracy, len(ids), session.seconds)
         first = False
     best = min(solved.path, key=lambda point: abs(np.log(point.strength / solved.strength)))
-    if manifest is not None:
-        yield _accuracy("probe", best.accuracy, len(ids), time.monotonic() - manifest)
+    if told:
+        yield _accuracy("probe", best.accuracy, len(ids), session.seconds)
     return solved
 
 
@@ -380,7 +386,7 @@ def _stages(session: Session, recipe: Recipe, cut: Cut) -> Iterator[Event]:
             source, judge = yield from open_stage(session.shop, stage, session.dataset, cut)
             yield from _stage(session, number, stage, source, judge, position)
         position = Position()
-        run.save_checkpoint(number + 1, position, network.state(), session.seconds)
+        run.save_checkpoint(number + 1, position, network.state(), session.used)
 
 
 def _stage(
@@ -404,7 +410,7 @@ def _stage(
             yield conclude(session.network, stage, at, reason="time limit")
             return
         if isinstance(event, EpochEnded) or time.monotonic() - saved > CHECKPOINT_EVERY:
-            session.run.save_checkpoint(number, at, session.network.state(), session.seconds)
+            session.run.save_checkpoint(number, at, session.network.state(), session.used)
             saved = time.monotonic()
 
 
@@ -484,7 +490,7 @@ def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Ev
         before = photo * (
             n * stage.views + RESERVE * len(session.dataset.only("validation", "test")) * len(recipe.views)
         )
-        room = limit - session.seconds - before
+        room = limit - session.used - before
         fits = session.network.agree(float(min(stage.epochs, max(0, int(room / epoch)))))
         reason = f"an epoch takes about {epoch:.0f} s and {max(0.0, room):.0f} s are left for training"
         told = Decision(name=name, value=int(fits), reason=reason)
@@ -504,7 +510,7 @@ def _pace(session: Session) -> float:
 
 def _late(session: Session) -> bool:
     limit = session.settings.time_limit
-    return limit is not None and session.seconds > 0.9 * limit
+    return limit is not None and session.used > 0.9 * limit
 
 
 def _decide(session: Session, name: str, value: Any, reason: str) -> Generator[Event, None, Any]:

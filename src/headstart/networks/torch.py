@@ -22,105 +22,10 @@ from headstart.errors import BadSetting
 from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Pool
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization
+from headstart.networks.torch_modules import ACTIVATIONS, ChannelsLastFlatten, Live, SeededDropout, TransferModel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "linear": nn.Identity,
-}
-
-
-class Normalise(nn.Module):
-    """Pixels 0..255 `[n c h w]`, uint8 or float, to what the backbone was trained on."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, spec: InputSpec) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """`(pixels - mean) / std`; on the device, because uint8 moves a quarter of the bytes."""
-        normal: Tensor = (pixels.float() - self.mean) / self.std
-        return normal
-
-
-class ChannelsLastFlatten(nn.Module):
-    """A feature map `[n c h w]` to `[n h*w*c]`: the same order of features as on other frameworks."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Rows, then columns, then channels."""
-        return maps.permute(0, 2, 3, 1).flatten(1)
-
-
-class SeededDropout(nn.Module):
-    """Dropout by a seed and an item's place in the batch of all processes, whoever computes it."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.generator: torch.Generator | None = None  # set for the length of a training step
-        self.shard = (0, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Zero a share of the inputs and scale up the rest; outside a training step, nothing."""
-        if self.generator is None:
-            return inputs
-        (rank, world), n = self.shard, len(inputs)
-        draw = torch.rand((world * n, *inputs.shape[1:]), generator=self.generator)[rank * n : (rank + 1) * n]
-        return inputs * (draw >= self.rate).to(inputs) / (1 - self.rate)
-
-
-class TransferModel(nn.Module):
-    """Normalisation, backbone and head in one module: pixels 0..255 `[n c h w]` in, logits `[n k]` out.
-
-    `steps[i]` leads from `cuts[i]` to `cuts[i + 1]`.
-    """
-
-    def __init__(self, stages: Mapping[str, nn.Module], spec: InputSpec) -> None:
-        super().__init__()
-        self.normalise = Normalise(spec)
-        self.backbone = nn.ModuleDict(dict(stages))
-        self.head = nn.Sequential()
-        self.head_input = len(stages) + 1  # the position of the cut that the head stands on
-
-    def between(self, inputs: Tensor, start: int, stop: int) -> Tensor:
-        """Run from the cut at position `start` to the one at position `stop`."""
-        names = list(self.backbone)
-        for position in range(start, stop):
-            if position == 0:
-                inputs = self.normalise(inputs)
-            inputs = self.backbone[names[position]](inputs) if position < len(names) else inputs.mean(dim=(2, 3))
-        return inputs
-
-    def forward(self, pixels: Tensor, start: int = 0) -> Tensor:
-        """Logits; `start` is the position of the cut where `pixels` enter."""
-        logits: Tensor = self.head(self.between(pixels, start, self.head_input))
-        return logits
-
-
-class Live(nn.Module):
-    """The model as a training step sees it: no gradient below the first live group."""
-
-    def __init__(self, model: TransferModel, first: int) -> None:
-        super().__init__()
-        self.model = model
-        self.first = min(first, model.head_input)
-
-    def forward(self, inputs: Tensor, start: int) -> Tensor:
-        """Logits of inputs that enter at the cut at position `start`."""
-        if start < self.first:
-            with torch.no_grad():
-                inputs = self.model.between(inputs, start, self.first)
-        logits: Tensor = self.model(inputs, max(start, self.first))
-        return logits
 
 
 class TorchNetwork:

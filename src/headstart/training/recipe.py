@@ -98,7 +98,7 @@ def _head_stage(settings: Settings) -> Stage:
 def _tuning(settings: Settings, groups: int) -> list[Stage]:
     """The last groups from cached views; for `best` then all of them, more slowly, from views that are always fresh.
 
-    Rates, epochs and views are those that did best on five sets of photos: see docs/decisions/0005-recipe.md.
+    Rates, epochs and views are those that did best on five sets of photos: see docs/decisions/0006-recipe.md.
     """
     everything = settings.quality == "best" and settings.unfreeze is None
     unfreeze = min(3, groups) if settings.unfreeze is None else settings.unfreeze

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+# Threads of two programs that spin at the same barrier make each other's steps ten times slower. Read when PyTorch
+# starts, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -136,8 +136,9 @@ def main() -> None:
     result = {
         "benchmark": "Accuracy on five sets of photos",
         "description": (
-            "Test accuracy with the default backbone, mean over seeds (another split each), and paired differences with "
-            "their 95 % intervals. Floor: scikit-learn's logistic regression, C = 0.01, on the same features and splits."
+            "Test accuracy with the default backbone, mean over seeds (another split each), and paired differences "
+            "with their 95 % intervals. Floor: scikit-learn's logistic regression, C = 0.01, on the same features and "
+            "splits."
         ),
         "limit": "",
         "rows": table(rows, options.qualities),

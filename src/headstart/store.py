@@ -103,6 +103,11 @@ class Store:
         shelves.sort(key=lambda shelf: shelf.last_used, reverse=True)
         return CacheUsage(self.root, sum(shelf.bytes for shelf in shelves), self.limit_bytes, tuple(shelves))
 
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes can be kept at once: in half of the limit, and in what is free on the disk."""
+        folder = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+        return size <= min(self.limit_bytes / 2, 0.9 * shutil.disk_usage(folder).free)
+
     def clear(self) -> int:
         """Delete everything that this class wrote; how many bytes that were."""
         freed = 0

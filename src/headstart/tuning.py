@@ -14,7 +14,7 @@ from headstart.runs import Run
 from headstart.session import Session
 from headstart.training.loop import Position, Source, conclude, train
 from headstart.training.recipe import Recipe
-from headstart.training.sources import Judge, live_share, open_stage
+from headstart.training.sources import Judge, bytes_of_views, live_share, open_stage
 from headstart.training.stages import Stage, learning_rates
 
 RESERVE = 1.5  # how much longer than measured the final evaluation may take under a time limit
@@ -34,7 +34,8 @@ def tune(session: Session, recipe: Recipe, cut: Cut) -> Iterator[Event]:
         first = about["stage"]
         network.load_state(state)
     for number, planned in list(enumerate(recipe.stages))[first:]:
-        stage = yield from _fit_to_time(session, recipe, planned)
+        stage = yield from _fit_to_disk(session, planned, cut)
+        stage = yield from _fit_to_time(session, recipe, stage)
         if not stage.epochs:
             yield Note(text=f"stage {stage} is left out: the time limit has no room for it")
         else:
@@ -72,6 +73,18 @@ def _stage(
 def improved(run: Run) -> bool:
     """Whether any stage found weights that do better on validation photos than those it began with."""
     return any(isinstance(event, StageEnded) and event.best > 0 for event in run.events)
+
+
+def _fit_to_disk(session: Session, stage: Stage, cut: Cut) -> Generator[Event, None, Stage]:
+    """The stage without cached views where there is no room for them."""
+    needed = bytes_of_views(session.network, stage, session.dataset, cut)
+    views = stage.views if session.store.has_room(needed) else 0
+    if views != stage.views or session.run.decision(f"views/{stage}") is not None:
+        reason = (
+            f"cached views of stage {stage} need {needed / 1e9:.1f} GB: every epoch computes the frozen part instead"
+        )
+        views = yield from session.decide(f"views/{stage}", views, reason)
+    return replace(stage, views=views)
 
 
 def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Event, None, Stage]:

@@ -84,6 +84,10 @@ class Network(Protocol):
         """The legal boundaries from input to output; the first is `INPUT`, the last is `"pooled"`."""
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures."""
+
+    @property
     def engine(self) -> str:
         """Library, version, device: part of what identifies features, e.g. `torch-2.13.0-cpu`."""
 

@@ -97,6 +97,11 @@ class TorchNetwork:
         return self.cuts.index(cut)
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures."""
+        return (self.spec.size, self.spec.size, 3)
+
+    @property
     def engine(self) -> str:
         """Library, version and kind of device."""
         return f"torch-{torch.__version__}-{self.device.type}"
@@ -206,7 +211,7 @@ class TorchNetwork:
     def _width(self, head: Head) -> int:
         if head.input == "pooled":
             return self.channels
-        blank = np.zeros((1, self.spec.size, self.spec.size, 3), np.uint8)
+        blank = np.zeros((1, *self.input_shape), np.uint8)
         return int(self.features(blank, self.cuts[-2]).size)
 
     # ---- training

@@ -106,6 +106,15 @@ def open_stage(
     return source, _judge_of_features(shop.network, _readable(judged, data.validation), data.validation, cut)
 
 
+def bytes_of_views(network: Network, stage: Stage, data: Dataset, head_cut: Cut) -> int:
+    """How much room the cached views of a stage take; 0 where it has none."""
+    cut = entry(network, stage, head_cut)
+    if cut == INPUT or not stage.views:
+        return 0
+    blank = np.zeros((1, *network.input_shape), np.uint8)
+    return int(network.features(blank, cut).nbytes) * (stage.views * len(data.train) + len(data.validation))
+
+
 def _judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
     if not len(photos):
         return None

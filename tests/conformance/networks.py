@@ -210,13 +210,15 @@ def check_the_average_stands_in_and_goes_away(network: Network) -> None:
     assert not changed(before, network.weights())
 
 
-def check_training_lowers_the_loss(network: Network) -> None:
-    with_head(network, Head((Pool(), Dense(8))))
-    # The deeper half is left alone: a rate that moves a small network from scratch in 40 steps ruins a pre-trained one.
-    live = network.groups[len(network.groups) // 2 :]
-    network.thaw({HEAD: 1e-2, **{group.name: 3e-3 for group in live}})
-    losses = network.read([network.step(batch(0), scale=1.0, key=0) for _ in range(40)])
-    assert losses[-1] < 0.7 * losses[0]
+def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
+    """At one of two rates: what moves a small network from scratch in 40 steps ruins a large pre-trained one."""
+    fallen = []
+    for rate in (1e-2, 1e-3):
+        network = with_head(make(), Head((Pool(), Dense(8))))
+        network.thaw({HEAD: 1e-2, **{group.name: rate for group in network.groups}})
+        losses = network.read([network.step(batch(0), scale=1.0, key=0) for _ in range(40)])
+        fallen.append(losses[-1] / losses[0])
+    assert min(fallen) < 0.7
 
 
 ON_ONE = (
@@ -230,6 +232,5 @@ ON_ONE = (
     check_cuts_compose,
     check_a_solved_head_is_taken_as_it_is,
     check_the_average_stands_in_and_goes_away,
-    check_training_lowers_the_loss,
 )
-ON_SEVERAL = (check_resuming_equals_not_stopping, check_padding_weighs_nothing)
+ON_SEVERAL = (check_resuming_equals_not_stopping, check_padding_weighs_nothing, check_training_lowers_the_loss)

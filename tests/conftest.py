@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,11 @@ from PIL import Image
 
 CLASSES = {"brick": (170, 70, 50), "grass": (60, 140, 60), "water": (50, 90, 170)}
 PER_CLASS = 12
+
+
+def interruptible() -> None:
+    """To be done in a new process that a test interrupts: one that a script started in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Headstart(Protocol):

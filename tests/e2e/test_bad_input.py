@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import interruptible
 
 RUN = "runs/photos-1"
 
@@ -184,6 +185,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(photos: Path, tmp_path: Path, h
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=interruptible,
     )
     assert started.stderr is not None
     first = started.stderr.readline()

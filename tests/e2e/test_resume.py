@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import CLASSES, draw
+from tests.conftest import CLASSES, draw, interruptible
 
 # The head has layers, so it trains by steps in a stage of its own; then two groups are tuned from cached views.
 OPTIONS = ["--size", "64", "--head", "dense(16), dropout(0.3)", "--unfreeze", "2", "--epochs", "2", "--batch-size", "8"]
@@ -44,6 +44,7 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[bytes]:
         env={**os.environ, "HEADSTART_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
     )
 
 

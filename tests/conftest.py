@@ -24,7 +24,7 @@ PER_CLASS = 12
 
 
 def interruptible() -> None:
-    """To be done in a new process that a test interrupts: one that a script started in the background ignores Ctrl-C."""
+    """To be done in a process that a test interrupts: started in a script's background, it would ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

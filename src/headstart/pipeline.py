@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from headstart.modalities.modality import Undecodable
 from headstart.networks.network import Network
 
-CHUNK = 8  # photos in one forward pass: on a CPU more is no faster, and each thread holds the maps of as many
+CHUNK = 4  # photos in one forward pass: on a CPU more is no faster, and memory grows with it
 
 
 @dataclass(frozen=True, slots=True)

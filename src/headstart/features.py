@@ -108,7 +108,8 @@ def extract(
     found = shelf.find(sources)
     missing = [id for id in sources if id not in found.rows and id not in found.reasons]
     done = len(sources) - len(missing)
-    yield Progress(what="features", done=done, total=len(sources))
+    what = f"features of view {view}" if view else "features"
+    yield Progress(what=what, done=done, total=len(sources))
     photos = _Photos(dataset.root, sources, missing)
     if missing:
         store.trim(found.rows.paths)
@@ -117,7 +118,7 @@ def extract(
         chunks = pipeline.run(photos, decode, compute, network, workers=workers)
         with closing(_keep(chunks, photos, shelf, found, store)) as counts:
             for count in counts:
-                yield Progress(what="features", done=done + count, total=len(sources))
+                yield Progress(what=what, done=done + count, total=len(sources))
     return Features(
         ids=tuple(id for id in sources if id in found.rows),
         fingerprint=key,

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 1 for a refusal 
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import io
 import json as json_text
@@ -48,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files can be any bytes
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Now and then a thread of the process group outlives it and aborts the interpreter's own clearing up.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

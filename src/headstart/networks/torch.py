@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,6 +130,7 @@ class TorchNetwork:
             from accelerate import Accelerator
 
             self._accelerator = Accelerator(cpu=self.device.type == "cpu")
+            atexit.register(_part)
 
     # ---- the frozen part
 
@@ -404,6 +406,16 @@ class TorchNetwork:
                 slot, _, key = key.partition("/")
                 # AdamW's fused kernel wants its step counts where the weights are.
                 self._optimizer.state[named[key]][slot] = tensor.to(self.device)
+
+
+def _part() -> None:
+    """Leave the group of processes together: threads of it that the end of a program meets would abort it."""
+    group = torch.distributed
+    if group.is_initialized():
+        if group.get_backend() == "gloo":  # which tells at once when another process has died
+            with contextlib.suppress(RuntimeError):
+                group.barrier()
+        group.destroy_process_group()
 
 
 def _array(tensor: Tensor) -> Float[np.ndarray, "n ..."]:

@@ -22,7 +22,7 @@ from headstart.answering import answerer
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
-from headstart.data.dataset import Dataset
+from headstart.data.dataset import SPLITS, Dataset
 from headstart.data.loading import drop_unreadable, load_dataset, load_labelled
 from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Event, Note, PhaseEnded, RunStarted, to_json
@@ -57,7 +57,7 @@ class Plan:
             "backbone": self.backbone,
             "quality": self.settings.quality,
             "classes": list(self.dataset.classes),
-            "photos": {split: len(self.dataset.only(split)) for split in ("train", "validation", "test")},
+            "photos": {split: len(self.dataset.only(split)) for split in SPLITS},
             "skipped": len(self.dataset.skipped),
             "recipe": self.recipe.to_tables(),
             "rates": self.rates,
@@ -271,7 +271,6 @@ def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
     """The recipe, refused where a stage asks for more groups than there are."""
     recipe = plan_recipe(
         settings,
-        train=len(dataset.train),
         validation=len(dataset.validation),
         groups=len(network.groups),
         gpu="cuda" in network.engine,

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from headstart.config import Settings, from_toml, to_toml
-from headstart.data.dataset import Dataset, Item, Skipped, Split
+from headstart.data.dataset import SPLITS, Dataset, Item, Skipped, Split
 from headstart.data.splits import write_splits
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Answer, Evaluation
@@ -269,7 +269,7 @@ class Run:
             "backbone": self.backbone["name"],
             "quality": self.settings.quality,
             "classes": list(self.classes),
-            "photos": {split: len(dataset.only(split)) for split in ("train", "validation", "test")},
+            "photos": {split: len(dataset.only(split)) for split in SPLITS},
             "skipped": len(dataset.skipped),
             "stages": [str(stage) for stage in recipe.stages] if recipe else [],
             "accuracy": evaluation.accuracy,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.data.dataset import Dataset, Split
-from headstart.errors import BadData, DiskFull, first_five
+from headstart.errors import BadData, first_five
+from headstart.writing import whole
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
@@ -143,21 +142,13 @@ def write_splits(dataset: Dataset, path: Path) -> None:
     Raises:
         DiskFull: there is no room; an older file of this name stays as it was.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows((item.path, dataset.classes[item.label], item.split, item.id) for item in dataset.items)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room for {str(path)!r}", fix="free some space and try again") from problem
-        raise
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        whole(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows((item.path, dataset.classes[item.label], item.split, item.id) for item in dataset.items)
 
 
 def read_splits(path: Path) -> tuple[Row, ...]:

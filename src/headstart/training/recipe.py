@@ -53,12 +53,11 @@ class Recipe:
         )
 
 
-def plan(settings: Settings, *, train: int, validation: int, groups: int, gpu: bool) -> Recipe:
+def plan(settings: Settings, *, validation: int, groups: int, gpu: bool) -> Recipe:
     """The recipe for these settings and this many photos; pure, so that it can be printed before anything moves.
 
     Args:
         settings: what the user asked for.
-        train: photos to train on.
         validation: photos to choose on.
         groups: groups of the backbone.
         gpu: whether a GPU will do the work, where mixed precision pays.

@@ -28,7 +28,7 @@ OWNERS = {
 # A module may use those of its own rank and below.
 RANKS = [
     ("errors.py", "events.py", "registry.py", "heads.py", "writing.py", "minimise.py", "logistic.py", "shards.py"),
-    ("config.py", "modalities/"),
+    ("config.py", "places.py", "modalities/"),
     ("data/", "networks/"),
     ("backbones/", "store.py", "evaluation/"),
     ("features.py", "pipeline.py", "probe.py"),

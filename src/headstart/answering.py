@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from headstart import pipeline
-from headstart.backbones.loading import load_backbone
+from headstart.backbones.loading import restore_backbone
 from headstart.errors import BadData, BadRun
 from headstart.events import Progress
 from headstart.heads import Head
@@ -20,6 +20,7 @@ from headstart.modalities.loading import load_modality
 from headstart.modalities.modality import Modality
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Network
+from headstart.pipeline import Readable
 from headstart.runs import Run
 
 PLAIN: tuple[str, ...] = ("plain",)  # the photo as it is
@@ -51,7 +52,7 @@ class Answerer:
     temperature: float = 1.0
 
     def answer(
-        self, paths: Sequence[Path], *, reduced: bool = False, workers: int | None = None
+        self, paths: Sequence[Readable], *, reduced: bool = False, workers: int | None = None
     ) -> Generator[Progress, None, tuple[Float[np.ndarray, "n k"], dict[int, str]]]:
         """Probabilities for each file, and the reasons of those that cannot be read: their rows are NaN."""
         decode = partial(self.modality.decode, spec=self.spec, reduced=reduced)
@@ -95,7 +96,7 @@ def answerer(run: Run, device: str = "auto") -> Answerer:
         raise BadRun(
             f"run {str(run.path)!r} has no recipe in its config.toml", fix="copy the run again, or train again"
         )
-    backbone = load_backbone(run.backbone["name"], size=run.backbone["size"])
+    backbone = restore_backbone(run.backbone)
     network = backbone.build()
     network.set_head(Head() if recipe.probe else recipe.head, len(run.classes))
     try:

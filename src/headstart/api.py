@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
-from headstart.config import Device, Quality, Settings
+from headstart.config import Device, Framework, Quality, Settings
 
 if TYPE_CHECKING:
     from headstart.answering import Prediction
@@ -48,6 +48,9 @@ def train(
     device: Device | None = None,
     splits: Place | None = None,
     weights: Place | None = None,
+    framework: Framework | None = None,
+    cut: str | None = None,
+    allow_code: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run: ...
 
@@ -72,6 +75,9 @@ def train(
     device: Device | None = None,
     splits: Place | None = None,
     weights: Place | None = None,
+    framework: Framework | None = None,
+    cut: str | None = None,
+    allow_code: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Plan: ...
 
@@ -95,6 +101,9 @@ def train(
     device: Device | None = None,
     splits: Place | None = None,
     weights: Place | None = None,
+    framework: Framework | None = None,
+    cut: str | None = None,
+    allow_code: bool | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run | Plan:
     """Train a model on a folder of labelled photos, tune it and measure it on photos that it has never seen.
@@ -119,6 +128,9 @@ def train(
         device: Where to compute; auto takes the fastest there is. Default: auto.
         splits: A splits.csv of an earlier run, to use its splits again. Default: new splits from the seed.
         weights: File with the backbone's weights. Default: those that its source knows.
+        framework: Engine of a Keras backbone, tensorflow or jax. Default: the one installed, TensorFlow first.
+        cut: Layer of your own network whose output are the features. Default: the one before its last layers.
+        allow_code: Load a backbone file that holds code, which then runs; only for files you trust. Default: refused.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -144,6 +156,9 @@ def train(
         device=device,
         splits=_text(splits),
         weights=_text(weights),
+        framework=framework,
+        cut=cut,
+        allow_code=allow_code,
     )
     from headstart.conductor import plan
     from headstart.conductor import train as work

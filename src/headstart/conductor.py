@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
 from headstart.data.dataset import SPLITS, Dataset
 from headstart.data.loading import drop_unreadable, load_dataset, load_labelled
+from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Event, Note, PhaseEnded, RunStarted, to_json
 from headstart.features import Features
@@ -70,7 +71,7 @@ def plan(settings: Settings) -> Plan:
     Raises:
         HeadstartError: as `train`.
     """
-    backbone = load_backbone(settings.backbone, size=settings.size, weights=settings.weights)
+    backbone = _backbone(settings)
     check_new(_out(settings))
     dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
     network = backbone.build()
@@ -87,7 +88,7 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
         HeadstartError: the data, a setting or the backbone cannot be used, the disk is full, or training diverged.
     """
     began = time.monotonic()
-    backbone = load_backbone(settings.backbone, size=settings.size, weights=settings.weights)
+    backbone = _backbone(settings)
     out = _out(settings)
     check_new(out)
     network = backbone.build()
@@ -116,7 +117,16 @@ def resume(path: Path) -> Generator[Event, None, Run]:
         yield Note(text=f"run {path} is finished already")
         return run
     settings = run.settings
-    backbone = load_backbone(run.backbone["name"], size=run.backbone["size"], weights=settings.weights)
+    if settings.allow_code:
+        raise BadRun(
+            f"run {str(path)!r} began with a file that holds code, and code is never taken on the word of a run",
+            fix=f"train anew: {settings.command()}",
+        )
+    # Named as it was found then: another engine or size would give another model.
+    began_with = run.backbone
+    engine = began_with["about"].get("engine", settings.framework)
+    same = replace(settings, backbone=began_with["name"], size=began_with["size"], framework=engine)
+    backbone = _backbone(same)
     if backbone.weights_hash != run.backbone["weights_hash"]:
         yield Note(text="the backbone's weights are not those that the run began with: results will differ")
     network = backbone.build()
@@ -184,7 +194,7 @@ def _gist(event: Event) -> str:
 
 def _phases(session: Session) -> Iterator[Event]:
     session.workers = int((yield from session.decide("workers", session.workers, "cores of this machine")))
-    cut = _cut(session.network, _recipe(session).head.input)
+    cut = next(cut for cut in session.network.cuts if cut.name == _recipe(session).head.input)
     features = yield from _extract(session, cut)
     yield PhaseEnded(name="features", seconds=session.seconds)
     recipe = _recipe(session)  # unreadable photos are gone by now
@@ -233,6 +243,8 @@ def _restart(session: Session, solved: Probe) -> None:
 
 
 def _remarks(session: Session) -> Iterator[Event]:
+    for text in session.backbone.remarks:
+        yield Note(text=text)
     for text in session.dataset.notes:
         yield Note(text=text)
     skipped = session.dataset.skipped
@@ -280,10 +292,6 @@ def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
     return recipe
 
 
-def _cut(network: Network, name: str) -> Cut:
-    return next(cut for cut in network.cuts if cut.name == name)
-
-
 def _identity(backbone: Backbone) -> dict[str, Any]:
     return {
         "name": backbone.name,
@@ -291,7 +299,19 @@ def _identity(backbone: Backbone) -> dict[str, Any]:
         "weights_hash": backbone.weights_hash,
         "licence": backbone.licence,
         "framework": backbone.framework,
+        "about": dict(backbone.about),
     }
+
+
+def _backbone(settings: Settings) -> Backbone:
+    return load_backbone(
+        settings.backbone,
+        size=settings.size,
+        weights=settings.weights,
+        framework=settings.framework,
+        cut=settings.cut,
+        allow_code=settings.allow_code,
+    )
 
 
 def _out(settings: Settings) -> Path:

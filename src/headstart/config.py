@@ -15,6 +15,7 @@ from headstart.errors import BadSetting
 from headstart.registry import closest
 
 Quality = Literal["fast", "balanced", "best"]
+Framework = Literal["torch", "tensorflow", "jax"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
@@ -41,6 +42,9 @@ class Settings:
     device: Device = "auto"
     splits: str | None = None  # the splits.csv of an earlier run
     weights: str | None = None  # a file with the backbone's weights
+    framework: Framework | None = None  # the engine, where a backbone runs on several
+    cut: str | None = None  # the layer of a user's own network whose output are the features
+    allow_code: bool = False  # a file that holds code may be loaded
 
     @classmethod
     def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
@@ -58,9 +62,15 @@ class Settings:
     def command(self) -> str:
         """The command line that asks for the same again. Not `out`: that folder is there by then."""
         asked = {
-            name: value for name, value in asdict(self).items() if value is not None and name not in ("data", "out")
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None and value is not False and name not in ("data", "out")
         }
-        options = [word for name, value in asked.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        options = [
+            word
+            for name, value in asked.items()
+            for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+        ]
         return shlex.join(["headstart", "train", *options, "--", self.data])
 
 
@@ -172,6 +182,10 @@ def _one_of(choices: tuple[str, ...]) -> _Expect:
     return _Expect(f"one of {', '.join(choices)}", lambda value: value if value in choices else None)
 
 
+def _yes_or_no() -> _Expect:
+    return _Expect("true or false", lambda value: value if isinstance(value, bool) else None)
+
+
 def _whole(low: int, high: int = 2**63 - 1) -> _Expect:
     def take(value: Any) -> int | None:
         fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
@@ -213,4 +227,7 @@ _EXPECT: dict[str, _Expect] = {
     "device": _one_of(get_args(Device)),
     "splits": _text(),
     "weights": _text(),
+    "framework": _one_of(get_args(Framework)),
+    "cut": _text(),
+    "allow_code": _yes_or_no(),
 }

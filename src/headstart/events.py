@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, get_args
 
 
@@ -97,6 +97,7 @@ class EpochEnded:
     validation_loss: float | None
     validation_accuracy: float | None
     seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)  # the user's own, on validation photos
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -63,6 +63,21 @@ class Dropout:
 Layer = Pool | Flatten | Dense | Dropout
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Native:
+    """Layers of the framework itself, as a user made them, the output layer among them."""
+
+    layers: tuple[Any, ...]
+
+    @property
+    def linear(self) -> bool:
+        """Never solved exactly: these layers are the user's."""
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(type(layer).__name__.lower() for layer in self.layers)
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Layers between the backbone and the last dense layer, which is added by itself: one output a class.
@@ -99,6 +114,19 @@ def mlp(*units: int, dropout: float = 0.0, activation: Activation = "relu") -> H
         if dropout:
             layers.append(Dropout(dropout))
     return Head(tuple(layers))
+
+
+def taken(head: Any) -> Head | Native:
+    """A head in any way that a user may give it: itself, the notation of `--head`, layers, or a model of layers.
+
+    Raises:
+        BadSetting: the notation is wrong.
+    """
+    if isinstance(head, Head | Native):
+        return head
+    if isinstance(head, str):
+        return parse(head)
+    return Native(tuple(getattr(head, "layers", head)))
 
 
 def parse(text: str) -> Head:

@@ -83,6 +83,7 @@ def finish(session: Session, finished: Finished) -> Iterator[Event]:
     run, recipe = session.run, finished.recipe
     run.write_recipe(recipe)
     run.save_model(session.network.weights())
+    session.network.save(run.path, classes=run.classes, temperature=recipe.temperature, views=recipe.views)
     model = _answerer(session, recipe)
     judged: dict[str, Metrics] = {}
     answers: list[Answer] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,15 @@ from jaxtyping import Float
 from headstart import heads, pipeline
 from headstart.answering import Answerer
 from headstart.backbones.backbone import Backbone
+from headstart.data.batches import pictures
 from headstart.data.dataset import Dataset
 from headstart.errors import BadData
 from headstart.evaluation.metrics import Metrics, measure
 from headstart.events import EpochEnded, Event
 from headstart.modalities.loading import load_modality
-from headstart.networks.network import Cut, Network, Optimization
+from headstart.modalities.png import Picture
+from headstart.networks.network import Cut, Network, Optimization, Own
+from headstart.pipeline import Readable
 from headstart.probe import probe
 from headstart.store import Store
 from headstart.training.loop import train
@@ -33,25 +37,37 @@ class Model:
 
     Args:
         backbone: what `load_backbone` gave.
-        head: `heads.linear()`, `heads.mlp(1024)`, any `heads.Head`, or the notation of `--head`.
+        head: `heads.linear()`, `heads.mlp(1024)`, any `heads.Head`, or the notation of `--head`. On a Keras backbone
+            also Keras layers, as a list or a `keras.Sequential`, the output layer among them: those that begin with a
+            dense layer, dropout, activation or normalisation stand on pooled features, others on the feature map.
         classes: names of the outputs, in order: usually `dataset.classes`.
         device: `cpu`, `cuda`, `mps` or `auto`.
         seed: draws the head's first weights, the order of the photos and their augmentation.
         optimization: how weights move; the same for every stage, so that unfreezing keeps the optimizer's state.
+        optimizer: on a Keras backbone, any Keras optimizer in place of AdamW. A stage's rates replace its own.
+        loss: on a Keras backbone, any Keras loss in place of cross-entropy; labels are made one-hot where it wants it.
+        metrics: on a Keras backbone, Keras metrics that are told beside ours: after each epoch in `history`, and by
+            `evaluate` as `own`.
+
+    Raises:
+        BadSetting: the head does not fit, or the backbone's framework does not know such an optimizer or loss.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        head: heads.Head | str = "linear",
+        head: heads.Head | str | Sequence[Any] | Any = "linear",
         *,
         classes: Sequence[str],
         device: str = "auto",
         seed: int = 0,
         optimization: Optimization | None = None,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Sequence[Any] = (),
     ) -> None:
         self.backbone = backbone
-        self.head = heads.parse(head) if isinstance(head, str) else head
+        self.head = heads.taken(head)
         self.classes = tuple(classes)
         self.seed = seed
         self.modality = load_modality("image")
@@ -59,7 +75,8 @@ class Model:
         self.network: Network = backbone.build()
         self.network.to(device)
         self.network.set_head(self.head, len(self.classes), seed=seed)
-        self.network.prepare(optimization or Optimization())
+        own = Own(optimizer=optimizer, loss=loss, metrics=tuple(metrics))
+        self.network.prepare(optimization or Optimization(), own)
         self._shop = Workshop(
             backbone=backbone,
             network=self.network,
@@ -71,7 +88,7 @@ class Model:
 
     @property
     def native(self) -> Any:
-        """The framework's own model, a `torch.nn.Module` or a `keras.Model`: pixels 0..255 in, logits out."""
+        """The framework's own model: a `torch.nn.Module` gives logits, a `keras.Model` probabilities."""
         return self.network.native
 
     def fit(
@@ -104,19 +121,22 @@ class Model:
         """
         self._check(data)
         probabilities = self.predict(data.paths)
-        return measure(data.labels, probabilities, self.classes, seed=self.seed)
+        metrics = measure(data.labels, probabilities, self.classes, seed=self.seed)
+        return replace(metrics, own=self.network.measured(data.labels, np.log(np.maximum(probabilities, 1e-12))))
 
-    def predict(self, paths: Sequence[str | Path]) -> Float[np.ndarray, "n k"]:
-        """Probabilities for these files, in the order of `classes`.
+    def predict(self, photos: Sequence[str | Path] | np.ndarray) -> Float[np.ndarray, "n k"]:
+        """Probabilities for these files, or these pictures `[n h w c]` of 0..255, in the order of `classes`.
 
         Raises:
             BadData: one of them cannot be read.
         """
-        files = [Path(path) for path in paths]
+        arrays = hasattr(photos, "__array__")
+        given: list[Readable] = list(map(Picture, pictures(photos))) if arrays else list(map(Path, photos))
         model = Answerer(network=self.network, modality=self.modality, spec=self.backbone.spec)
-        probabilities, failed = _result(model.answer(files))
+        probabilities, failed = _result(model.answer(given))
         for position, reason in failed.items():
-            raise BadData(f"photo {str(files[position])!r} cannot be used: {reason}", fix="leave it out")
+            name = f"picture {position}" if arrays else f"photo {str(given[position])!r}"
+            raise BadData(f"{name} cannot be used: {reason}", fix="leave it out")
         return probabilities
 
     def _solve(self, data: Dataset) -> Iterator[Event]:
@@ -132,7 +152,7 @@ class Model:
 
     @property
     def _cut(self) -> Cut:
-        return next(cut for cut in self.network.cuts if cut.name == self.head.input)
+        return self.network.head_cut
 
     def _check(self, data: Dataset) -> None:
         if data.classes != self.classes:

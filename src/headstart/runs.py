@@ -35,7 +35,10 @@ from headstart.writing import room_for, whole, write_text
 
 MARK = "INCOMPLETE"
 FREE = "free some space, then resume the run"
-PACKAGES = ("headstart", "numpy", "torch", "pillow", "scikit-learn", "scipy", "safetensors", "accelerate")
+PACKAGES = (
+    *("headstart", "numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"),
+    *("pillow", "scikit-learn", "scipy", "safetensors", "accelerate"),
+)
 
 
 class Run:

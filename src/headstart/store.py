@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from jaxtyping import Float
 
 from headstart.errors import BadData, BadSetting, DiskFull
+from headstart.places import FOLDER, cache_folder
 from headstart.shards import Rows, intact, items_in, read_ids, write_blocks, write_rows
 from headstart.writing import write_text
 
-FOLDER = "HEADSTART_CACHE"
 LIMIT = "HEADSTART_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 * 10**9  # bytes: four million photos of the default backbone
 ABANDONED = 3600.0  # seconds after which a temporary file must be one of a killed process: writing takes less than one
@@ -83,10 +82,8 @@ class Store:
         Raises:
             BadSetting: the limit is not a size.
         """
-        folder = os.environ.get(FOLDER)
-        root = Path(folder).expanduser().absolute() if folder else platformdirs.user_cache_path("headstart")
         # A folder of its own: clearing must never come near what else a user keeps there.
-        return cls(root / "features", _bytes(os.environ.get(LIMIT) or str(DEFAULT_LIMIT)))
+        return cls(cache_folder() / "features", _bytes(os.environ.get(LIMIT) or str(DEFAULT_LIMIT)))
 
     def shelf(self, fingerprint: str, about: Mapping[str, Any]) -> Shelf:
         """The shelf of this fingerprint, made where there is none. `about["what"]` names it to humans.

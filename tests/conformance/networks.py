@@ -11,6 +11,7 @@ from torch import nn
 from headstart.backbones.loading import load_backbone
 from headstart.heads import Dense, Dropout, Head, LinearHead, Pool
 from headstart.modalities.spec import InputSpec
+from headstart.networks.keras_backend import engines
 from headstart.networks.network import HEAD, Batch, Network, Optimization
 from headstart.networks.torch import TorchNetwork
 
@@ -46,7 +47,15 @@ def bundled() -> Network:
     return load_backbone("bundled", size=SPEC.size).build()
 
 
+def keras_network() -> Network:
+    from .keras_networks import small_keras_network
+
+    return small_keras_network(SPEC)
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {"torch": small_torch_network, "bundled": bundled}
+if engines():
+    NETWORKS["keras"] = keras_network
 
 
 def pictures(n: int = 8, seed: int = 0) -> np.ndarray:

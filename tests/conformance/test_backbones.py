@@ -13,14 +13,12 @@ from headstart.networks.network import INPUT, Network
 
 pytest.importorskip("headstart.networks.torch", reason="no network that runs PyTorch yet")
 
-ENTRIES = list_backbones()
+ENTRIES = [entry for entry in list_backbones() if entry.available]  # the others' weights are not on this machine
 
 
 @pytest.fixture(scope="module", params=ENTRIES, ids=[entry.name for entry in ENTRIES])
 def entry(request: pytest.FixtureRequest) -> Entry:
     found: Entry = request.param
-    if not found.available:
-        pytest.skip(found.note)
     return found
 
 

@@ -13,20 +13,23 @@ from headstart.networks.torch import TorchNetwork
 
 from . import networks as suite
 
+# What runs on Keras is run once on each of its engines: see scripts/test.
+NAMES = [pytest.param(name, marks=[pytest.mark.keras] * (name == "keras")) for name in suite.NETWORKS]
+
 
 @pytest.mark.parametrize("check", suite.ON_ONE, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", suite.NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_network(name: str, check: Any) -> None:
     check(suite.NETWORKS[name]())
 
 
 @pytest.mark.parametrize("check", suite.ON_SEVERAL, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", suite.NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_networks(name: str, check: Any) -> None:
     check(suite.NETWORKS[name])
 
 
-@pytest.mark.parametrize("name", suite.NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_groups_cover_every_tensor_of_the_backbone_once(name: str) -> None:
     network = suite.NETWORKS[name]()
     covered = [key for group in network.groups for key in (*group.parameters, *group.buffers)]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from headstart.backbones.backbone import Backbone, Entry
+from headstart.backbones.backbone import Backbone, Entry, Wanted, only_torch
 from headstart.errors import BadBackbone
 from headstart.modalities.spec import InputSpec
 from headstart.registry import closest
@@ -80,29 +81,36 @@ def _entry(name: str, member: _Member) -> Entry:
     )
 
 
-def load(name: str, *, size: int | None = None, weights: Path | None = None) -> Backbone:
+def load(name: str, wanted: Wanted) -> Backbone:
     """The backbone of this name, its weights checked against the published sha256 and not yet parsed.
 
-    `weights` takes the same file from another place.
+    `wanted.weights` takes the same file from another place.
 
     Raises:
         BadBackbone: the name is unknown, or the file is missing, or it is not the published one.
+        BadSetting: another framework or a cut is wanted.
     """
+    only_torch(f"bundled/{name}", wanted)
     if name not in _MEMBERS:
         full = [f"bundled/{known}" for known in _MEMBERS]
         hint = closest(f"bundled/{name}", full) or f"use one of {', '.join(full)}"
         raise BadBackbone(f"backbone 'bundled/{name}' is not known", fix=hint)
     member = _MEMBERS[name]
-    path = weights or _installed(member)
+    path = wanted.weights or _installed(member)
     _checked(path, member)
     return Backbone(
         name=f"bundled/{name}",
-        spec=input_spec(name, size=size),
+        spec=input_spec(name, size=wanted.size),
         weights_hash=member.sha256,
         licence=LICENCE,
         framework="torch",
-        build=partial(_build, name, path, input_spec(name, size=size)),
+        build=partial(_build, name, path, input_spec(name, size=wanted.size)),
     )
+
+
+def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
+    """The backbone of a run; its weights are installed anyway."""
+    return load(name, Wanted(size=size))
 
 
 def input_spec(name: str, *, size: int | None = None) -> InputSpec:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from headstart.backbones.backbone import Backbone, Entry, Source
+from headstart.backbones.backbone import Backbone, Entry, Source, Wanted
+from headstart.config import Framework
 from headstart.errors import BadBackbone, BadSetting
 from headstart.registry import Registry, closest
 
@@ -13,22 +16,56 @@ SMALLEST = 32  # pixels: the networks that we know halve the picture five times
 SOURCES = Registry("source of backbones", "headstart.backbones", BadBackbone)
 
 
-def load_backbone(name: str, *, size: int | None = None, weights: str | Path | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    *,
+    size: int | None = None,
+    weights: str | Path | None = None,
+    framework: Framework | None = None,
+    cut: str | None = None,
+    allow_code: bool = False,
+) -> Backbone:
     """The pre-trained network of this name, without its top.
 
     `SOURCE/NAME` is its full name; SOURCE alone means the first of its catalogue; NAME alone is enough where only one
-    source has it. `size` is the side of the picture in pixels, by default the one that the backbone was trained on.
-    `weights` is a file with its weights, by default the one that the source knows.
+    source has it.
+
+    Args:
+        name: for instance `bundled`, `keras/vgg16`, `file/my-model.keras`.
+        size: side of the picture in pixels, by default the one that the backbone was trained on.
+        weights: file with its weights, by default the one that the source knows.
+        framework: `tensorflow` or `jax` for a Keras backbone; by default the one that is installed, TensorFlow first.
+        cut: layer of a network of your own whose output are the features, by default the one before its last layers.
+        allow_code: load a file that holds code, which then runs: only for files that you trust.
 
     Raises:
         BadBackbone: the name is unknown or ambiguous, or the weights are missing or damaged.
-        BadSetting: the size is too small.
+        BadSetting: the size is too small, or the framework cannot be used.
     """
-    if size is not None and size < SMALLEST:
-        raise BadSetting(f"size {size} is too small for a backbone", fix=f"use {SMALLEST} pixels or more")
     source, _, own = full_name(name).partition("/")
+    # A network of the user's own may be made for less, and says so itself.
+    if size is not None and size < SMALLEST and source != "file":
+        raise BadSetting(f"size {size} is too small for a backbone", fix=f"use {SMALLEST} pixels or more")
     part: Source = SOURCES.load(source)
-    return part.load(own, size=size, weights=None if weights is None else Path(weights))
+    wanted = Wanted(
+        size=size,
+        weights=None if weights is None else Path(weights),
+        framework=framework,
+        cut=cut,
+        allow_code=allow_code,
+    )
+    return part.load(own, wanted)
+
+
+def restore_backbone(identity: Mapping[str, Any]) -> Backbone:
+    """The backbone of a run, by its backbone.json, for the run's own weights to be put in.
+
+    Raises:
+        BadBackbone: it cannot be built here.
+    """
+    source, _, own = str(identity["name"]).partition("/")
+    part: Source = SOURCES.load(source)
+    return part.restore(own, identity["size"], identity.get("about", {}))
 
 
 def list_backbones(filter: str | None = None) -> list[Entry]:
@@ -52,12 +89,15 @@ def full_name(name: str) -> str:
         return name  # whether the source has it is for the source to say: it may know more than it lists
     if not slash and source in SOURCES.names():
         part: Source = SOURCES.load(source)
-        return f"{source}/{part.catalogue()[0].name}"
+        first = next(iter(part.catalogue()), None)
+        return f"{source}/{first.name if first else ''}"  # a source without a list says what it wants itself
     known = [entry.name for entry in list_backbones()]
     found = [full for full in known if full.partition("/")[2] == name]
     if len(found) == 1:
         return found[0]
     if found:
         raise BadBackbone(f"backbone {name!r} is ambiguous", fix=f"use one of {', '.join(found)}")
+    if Path(name).is_file():
+        raise BadBackbone(f"backbone {name!r} is a file, not a name", fix=f"a file is named file/{name}")
     hint = closest(name, known) or closest(name, SOURCES.names()) or "see all names with: headstart backbones"
     raise BadBackbone(f"backbone {name!r} is not known", fix=hint)

@@ -97,7 +97,7 @@ def scan(root: Path, refusal: Refusal) -> Scan:
         found += [(path, folder) for path in files]
         skipped += unusable
     photos: list[Photo] = []
-    for (path, folder), (id, reason) in zip(found, _ids(root, [path for path, _ in found], refusal), strict=True):
+    for (path, folder), (id, reason) in zip(found, ids(root, [path for path, _ in found], refusal), strict=True):
         if reason:
             skipped.append(Skipped(path, reason))
         else:
@@ -216,7 +216,7 @@ def _list(root: Path, path: str) -> _Listing:
     return listing
 
 
-def _ids(root: Path, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
+def ids(root: Path, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
     """For each file in order: the hash of its bytes and "", or "" and why it cannot be used."""
 
     def read(path: str) -> tuple[str, str]:

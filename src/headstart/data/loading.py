@@ -1,14 +1,17 @@
-"""Turn a user's folder of photos into a `Dataset`, or say in one sentence why that cannot be done."""
+"""Turn a user's photos, a folder or an object, into a `Dataset`, or say in one sentence why that cannot be done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from headstart.data import folder
+from headstart.data import folder, objects
 from headstart.data.dataset import Dataset, Item, Skipped, Split
 from headstart.data.folder import Photo, Scan
+from headstart.data.objects import Found
 from headstart.data.splits import STRONGER, Row, assign, match, read_splits
 from headstart.data.validity import LAYOUT, check, nothing_usable
 from headstart.errors import BadData, BadSetting, first_five
@@ -19,9 +22,16 @@ REFUSALS: Mapping[str, folder.Refusal] = {"image": refusal}  # by modality
 
 
 def load_dataset(
-    source: str | Path, *, seed: int = 0, splits: str | Path | None = None, modality: str = "image"
+    source: Any,
+    *,
+    seed: int = 0,
+    splits: str | PathLike[str] | None = None,
+    modality: str = "image",
+    validation: Any = None,
+    test: Any = None,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
-    """The photos of a folder with their classes and splits, by the rules in `data/folder.py`.
+    """The photos of a folder with their classes and splits, by the rules in `data/folder.py`; or those of an object.
 
     Splits come from the file `splits`, where it lists a photo; else from folders named for train, validation and
     test; else from a hash of the photo's content and the seed (`splits.assign`). Where the user's splits name no test
@@ -30,26 +40,40 @@ def load_dataset(
 
     Every file is read once for its hash but not decoded: hand what turns out to be damaged to `drop_unreadable`.
 
+    An object is a `tf.data.Dataset`, what Keras's `image_dataset_from_directory` or `flow_from_directory` gave, a
+    `PyDataset`, or a pair of arrays: pixels 0..255 `[n h w c]` and labels, which are integers, one-hot or binary.
+    By the rules in `data/objects.py` the files behind it are used, or its pictures become files in the cache folder,
+    below the data set's `root`: with these, `headstart train` works as well.
+
     Args:
-        source: a folder per class, or folders for train, validation and test with a folder per class inside.
+        source: a folder per class, or folders for train, validation and test with a folder per class inside; or an
+            object.
         seed: another seed, other splits.
         splits: a CSV file such as the splits.csv of an earlier run; photos are found in it by content, then by path.
         modality: what the files are.
+        validation: an object for the validation split, beside one for training.
+        test: the same for the test split.
+        classes: names for the labels of objects, in the order of the labels, where the objects do not know them.
 
     Raises:
-        BadData: the folder or the file of splits is missing or unusable, or there are too few classes or photos.
-        BadSetting: the modality is unknown.
+        BadData: the data or the file of splits is missing or unusable, or there are too few classes or photos.
+        BadSetting: the modality is unknown, or a folder is given together with what is for objects.
+        DiskFull: there is no room for the pictures of an object.
     """
     rows = read_splits(Path(splits)) if splits is not None else ()
-    root, found = _scan(source, modality)
-    photos, notes = _listed(found.photos, rows, root)
+    given: dict[Split, Any] = {"train": source, "validation": validation, "test": test}
+    sources = {side: each for side, each in given.items() if side == "train" or each is not None}
+    found = _found(sources, classes, modality)
+    root, scan = found.root, found.scan
+    photos, notes = _listed(scan.photos, rows, root)
     photos, straddling = _on_one_side(photos)
-    dataset = _manifest(root, photos, modality)
-    lost = [path for path in found.empty if folder.class_name(path) not in dataset.classes]
+    # In a folder, a class of which no photo is left is none.
+    dataset = _manifest(root, photos, found.classes or tuple(sorted({photo.label for photo in photos})), modality)
+    lost = [path for path in scan.empty if folder.class_name(path) not in dataset.classes]
     dataset = replace(
         dataset,
-        skipped=_sorted((*found.skipped, *straddling)),
-        notes=(*_no_classes(lost), *_in_two_classes(dataset), *notes),
+        skipped=_sorted((*scan.skipped, *straddling)),
+        notes=(*_no_classes(lost), *_in_two_classes(dataset), *notes, *found.notes),
     )
     dataset = _split(dataset, {photo.id: photo.given for photo in photos if photo.given}, seed)
     check(dataset)
@@ -126,18 +150,44 @@ def _root(source: str | Path) -> Path:
     return path.absolute()
 
 
-def _scan(source: str | Path, modality: str) -> tuple[Path, Scan]:
+def _refusal(modality: str) -> folder.Refusal:
     if modality not in REFUSALS:
         raise BadSetting(f"modality {modality!r} is not known", fix=f"use one of {', '.join(REFUSALS)}")
+    return REFUSALS[modality]
+
+
+def _scan(source: str | Path, modality: str) -> tuple[Path, Scan]:
+    unusable = _refusal(modality)
     root = _root(source)
     try:
-        found = folder.scan(root, REFUSALS[modality])
+        found = folder.scan(root, unusable)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise BadData(f"folder {str(root)!r} cannot be read: {reason}", fix="make it readable for you") from problem
     if not found.photos:
         raise nothing_usable(root, found.skipped)
     return root, found
+
+
+def _found(sources: Mapping[Split, Any], classes: Sequence[str] | None, modality: str) -> Found:
+    """What a folder or objects hold."""
+    paths = [side for side, source in sources.items() if isinstance(source, str | PathLike)]
+    if not paths:
+        found = objects.collect(sources, classes, _refusal(modality))
+        if not found.scan.photos:
+            raise nothing_usable(found.root, found.scan.skipped)
+        return found
+    if len(sources) > 1:
+        raise BadSetting(
+            f"a folder is given for {paths[0]}, beside data for {', '.join(set(sources) - {paths[0]})}",
+            fix="put the folders train, validation and test into one folder and give that, or give objects alone",
+        )
+    if classes is not None:
+        raise BadSetting(
+            "class names are given for a folder", fix="leave classes out: in a folder they are the folders' names"
+        )
+    root, scan = _scan(sources["train"], modality)
+    return Found(root=root, scan=scan)
 
 
 def _listed(photos: Sequence[Photo], rows: Sequence[Row], root: Path) -> tuple[list[Photo], list[str]]:
@@ -179,8 +229,7 @@ def _on_one_side(photos: Sequence[Photo]) -> tuple[list[Photo], list[Skipped]]:
     return kept, skipped
 
 
-def _manifest(root: Path, photos: Sequence[Photo], modality: str) -> Dataset:
-    classes = tuple(sorted({photo.label for photo in photos}))
+def _manifest(root: Path, photos: Sequence[Photo], classes: tuple[str, ...], modality: str) -> Dataset:
     labels = {name: label for label, name in enumerate(classes)}
     items = tuple(Item(photo.id, photo.path, labels[photo.label], photo.given or "train") for photo in photos)
     return Dataset(root=root, classes=classes, items=items, modality=modality)

@@ -29,7 +29,7 @@ def check(dataset: Dataset) -> None:
     if few:
         raise BadData(
             f"too few different photos to learn from and to judge by in class {first_five(few)}",
-            fix="give each class two photos at least, better twenty, or remove its folder",
+            fix="give each class two photos at least, better twenty, or leave it out",
         )
     _refuse_without("train", dataset)
     if not dataset.user_splits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Metrics:
     absent: tuple[str, ...]  # classes without a single item here: no figure above says anything about them
     classes: tuple[PerClass, ...]
     confusion: tuple[tuple[int, ...], ...]  # row: the true class, column: the answer
+    own: dict[str, float] = field(default_factory=dict)  # metrics that the user gave, by name
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, numbers and None."""

@@ -13,7 +13,9 @@ class InputSpec:
     """The picture that a backbone was trained on.
 
     A photo is resized so that its shorter side is `round(size / crop)` pixels, antialiased, the middle
-    `size` x `size` is cut out as RGB uint8, and the network itself computes `(pixels - mean) / std` on 0..255.
+    `size` x `size` is cut out as RGB uint8. The rest the network does itself: it puts the channels into `order` and
+    computes `(pixels - mean) / std` on 0..255, channel by channel in that order. A network that scales inside, or wants
+    plain pixels, has mean 0 and std 1.
     """
 
     size: int
@@ -21,6 +23,7 @@ class InputSpec:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    order: Literal["rgb", "bgr", "grey"] = "rgb"  # grey: one channel, ITU-R 601 luma; mean and std are equal thrice
 
     @property
     def resized(self) -> int:
@@ -30,4 +33,7 @@ class InputSpec:
     @property
     def fingerprint(self) -> str:
         """A hash of every field."""
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=8).hexdigest()
+        fields = asdict(self)
+        if self.order == "rgb":
+            del fields["order"]  # features that were kept before there was another order stay valid
+        return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from headstart.heads import Head, LinearHead
+from headstart.heads import Head, LinearHead, Native
 
 HEAD = "head"  # the name of the group that is new
 
@@ -68,6 +69,19 @@ class Optimization:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """The framework's own optimizer, loss and metrics, as a user made them.
+
+    Optimizer and loss stand in place of those of the `Optimization`. A stage's rates replace the optimizer's own; the
+    optimizer that was given is copied and never changed.
+    """
+
+    optimizer: Any = None
+    loss: Any = None
+    metrics: tuple[Any, ...] = ()
+
+
 class Network(Protocol):
     """A pre-trained network without its top, and from `set_head` on with a new one.
 
@@ -103,8 +117,16 @@ class Network(Protocol):
     ) -> Float[np.ndarray, "n ..."]:
         """What crosses the cut `upto`, in inference mode. Rows do not depend on each other."""
 
-    def set_head(self, head: Head | LinearHead, classes: int, *, seed: int = 0) -> None:
-        """Put a new head on: layers with fresh weights drawn from `seed`, or the exact linear solution."""
+    @property
+    def head_cut(self) -> Cut:
+        """The cut that the head stands on."""
+
+    def set_head(self, head: Head | LinearHead | Native, classes: int, *, seed: int = 0) -> None:
+        """Put a new head on: layers with fresh weights drawn from `seed`, or the exact linear solution.
+
+        Raises:
+            BadSetting: the user's own layers do not fit.
+        """
 
     @property
     def moved(self) -> frozenset[str]:
@@ -120,8 +142,12 @@ class Network(Protocol):
     def agree(self, value: float) -> float:
         """The first process's value, in every process; call it in all of them. For choices that hang on a clock."""
 
-    def prepare(self, plan: Optimization) -> None:
-        """Make the optimizer, with a slot for everything that will ever move. Needs a head."""
+    def prepare(self, plan: Optimization, own: Own | None = None) -> None:
+        """Make the optimizer, with a slot for everything that will ever move. Needs a head.
+
+        Raises:
+            BadSetting: the user's own optimizer or loss is not one of this framework.
+        """
 
     def thaw(self, rates: Mapping[str, float]) -> None:
         """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept."""
@@ -134,6 +160,9 @@ class Network(Protocol):
 
     def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
         """The answers, in inference mode and full precision."""
+
+    def measured(self, labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> dict[str, float]:
+        """The user's own metrics for these answers, by name; empty without any."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """While open, the moving average of the weights stands in for the weights. Without one: no change."""
@@ -155,4 +184,13 @@ class Network(Protocol):
 
     @property
     def native(self) -> Any:
-        """The framework's own model: normalisation, backbone and head; pixels 0..255 in, logits out."""
+        """The framework's own model with preprocessing, backbone and head, from pixels 0..255.
+
+        PyTorch: `[n 3 h w]` to logits. Keras: `[n h w 3]` to probabilities.
+        """
+
+    def save(self, folder: Path, *, classes: Sequence[str], temperature: float, views: Sequence[str]) -> None:
+        """Write the framework's own file of the whole model, where it has one that needs no code of ours to load.
+
+        It gives the probabilities of the finished model: at this temperature, averaged over these views of a photo.
+        """

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Read once, when PyTorch starts its threads. Threads that spin for long at the barrier after each layer make a step ten
@@ -15,14 +16,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from headstart.errors import BadSetting
-from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Pool
+from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Native, Pool
 from headstart.modalities.spec import InputSpec
-from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization
+from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own
 from headstart.networks.torch_modules import ACTIVATIONS, ChannelsLastFlatten, Live, SeededDropout, TransferModel
 
 if TYPE_CHECKING:
@@ -172,8 +173,22 @@ class TorchNetwork:
 
     # ---- the new top
 
-    def set_head(self, head: Head | LinearHead, classes: int, *, seed: int = 0) -> None:
-        """Put on the exact linear solution, or layers with fresh weights drawn from `seed`."""
+    @property
+    def head_cut(self) -> Cut:
+        """The cut that the head stands on."""
+        return self.cuts[self.model.head_input]
+
+    def set_head(self, head: Head | LinearHead | Native, classes: int, *, seed: int = 0) -> None:
+        """Put on the exact linear solution, or layers with fresh weights drawn from `seed`.
+
+        Raises:
+            BadSetting: the head is made of another framework's layers.
+        """
+        if isinstance(head, Native):
+            raise BadSetting(
+                f"head layers of your own ({head}) do not fit a PyTorch backbone",
+                fix='write the head as "flatten, dense(1024, relu), dropout(0.5)"',
+            )
         self._classes = classes
         if isinstance(head, LinearHead):
             dense = nn.Linear(head.weights.shape[0], classes)
@@ -228,8 +243,17 @@ class TorchNetwork:
         """The process's number and how many there are; each takes its slice of every batch."""
         return (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
-    def prepare(self, plan: Optimization) -> None:
-        """Make the AdamW optimizer over all weights, with decay for matrices and kernels alone."""
+    def prepare(self, plan: Optimization, own: Own | None = None) -> None:
+        """Make the AdamW optimizer over all weights, with decay for matrices and kernels alone.
+
+        Raises:
+            BadSetting: an optimizer or loss is given, which is for Keras backbones.
+        """
+        if own is not None and own != Own():
+            raise BadSetting(
+                "a PyTorch backbone is trained with AdamW and cross-entropy and has metrics of its own",
+                fix="leave optimizer, loss and metrics out and set optimization=, or take a Keras backbone",
+            )
         self._plan = plan
         self._forget()
         self._optimizer = torch.optim.AdamW(
@@ -353,6 +377,10 @@ class TorchNetwork:
 
         return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.device), 0).item())
 
+    def measured(self, labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> dict[str, float]:
+        """None: metrics of a user's own are for Keras backbones."""
+        return {}
+
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """While open, the moving average stands in for the weights."""
@@ -368,6 +396,9 @@ class TorchNetwork:
                 parameter.data, self._average[key] = self._average[key], parameter.data
 
     # ---- keeping
+
+    def save(self, folder: Path, *, classes: Sequence[str], temperature: float, views: Sequence[str]) -> None:
+        """Nothing: a PyTorch model without its code is its weights, and those are kept in any case."""
 
     def weights(self) -> dict[str, np.ndarray]:
         """Every parameter and buffer of backbone and head by name, copied."""

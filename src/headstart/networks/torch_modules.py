@@ -26,6 +26,8 @@ class Normalise(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
+        if spec.order != "rgb":
+            raise ValueError(f"channels in the order {spec.order!r}")
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 

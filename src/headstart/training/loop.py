@@ -41,6 +41,7 @@ class Score:
     log_loss: float
     accuracy: float
     temperature: float = 1.0
+    metrics: dict[str, float] = field(default_factory=dict)  # the user's own
 
     def beats(self, other: Score) -> bool:
         """Whether this is the better network: more right answers, or as many and surer ones."""
@@ -150,6 +151,7 @@ def _epoch(
         validation_loss=score.log_loss if score else None,
         validation_accuracy=score.accuracy if score else None,
         seconds=time.monotonic() - began,
+        metrics=score.metrics if score else {},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -124,7 +124,7 @@ def _judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
         chunks = list(pipeline.run(photos.paths, decode, shop.network.logits, shop.network, workers=shop.workers))
         for position, reason in ((p, r) for chunk in chunks for p, r in chunk.failed.items()):
             raise _unreadable(photos.items[position].path, reason)
-        return score(photos.labels, np.concatenate([chunk.values for chunk in chunks]))
+        return _judged(shop.network, photos, np.concatenate([chunk.values for chunk in chunks]))
 
     return judge
 
@@ -136,9 +136,14 @@ def _judge_of_features(network: Network, features: Features, photos: Dataset, cu
 
     def judge() -> Score:
         pieces = [ids[first : first + pipeline.CHUNK] for first in range(0, len(ids), pipeline.CHUNK)]
-        return score(photos.labels, np.concatenate([network.logits(features.take(piece), cut) for piece in pieces]))
+        logits = [network.logits(features.take(piece), cut) for piece in pieces]
+        return _judged(network, photos, np.concatenate(logits))
 
     return judge
+
+
+def _judged(network: Network, photos: Dataset, logits: Float[np.ndarray, "n k"]) -> Score:
+    return replace(score(photos.labels, logits), metrics=network.measured(photos.labels, logits))
 
 
 def score(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> Score:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from headstart.errors import BadSetting
 from headstart.networks.network import HEAD, Group
@@ -21,6 +22,7 @@ class Stage:
     decay: float = 0.5  # each deeper group is slowed by this once more
     batch_size: int = 32
     warmup: float = 0.1  # share of the steps in which the rates rise from 0
+    schedule: Literal["cosine", "constant"] = "cosine"  # constant: one rate from the first step to the last
     augment: bool = True
     # Random views of each photo whose features are kept at the freeze boundary, for the epochs to take in turn; the
     # stage then costs what it trains. 0 keeps none: every epoch draws fresh views and pays for the frozen part too.
@@ -50,7 +52,9 @@ def learning_rates(stage: Stage, groups: Sequence[Group]) -> dict[str, float]:
 
 
 def schedule(stage: Stage, step: int, steps: int) -> float:
-    """The factor on all rates at this step of a stage: a straight rise, then half a cosine down to 0."""
+    """The factor on all rates at this step of a stage: a straight rise, then half a cosine down to 0; or always 1."""
+    if stage.schedule == "constant":
+        return 1.0
     rise = max(1, round(stage.warmup * steps))
     if step < rise:
         return (step + 1) / rise

@@ -1,0 +1,71 @@
+"""Get a backbone from a file of your own: `file/my-model.keras`, `file//models/net.h5`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from headstart.backbones.backbone import Backbone, Entry, Wanted
+from headstart.errors import BadBackbone
+from headstart.registry import closest
+
+# The ending says which module reads the file: it has `load` and `restore`, as a source of backbones has.
+READERS = {
+    ".keras": "headstart.backbones.keras_file",
+    ".h5": "headstart.backbones.keras_file",
+    ".hdf5": "headstart.backbones.keras_file",
+}
+
+
+def catalogue() -> tuple[Entry, ...]:
+    """Nothing: the files are the user's."""
+    return ()
+
+
+def load(name: str, wanted: Wanted) -> Backbone:
+    """The network of this file, without its top. `name` is the path, relative to the working directory or absolute.
+
+    Raises:
+        BadBackbone: the file is missing, of another kind or damaged, holds code, or its top cannot be cut.
+        BadSetting: the size or the engine does not fit.
+    """
+    reader = _reader(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise BadBackbone(f"backbone file {name!r} is a folder", fix=_neighbours(path / "model.keras"))
+    if not path.is_file():
+        raise BadBackbone(f"backbone file {name!r} does not exist", fix=_neighbours(path))
+    backbone: Backbone = reader.load(name, wanted)
+    return backbone
+
+
+def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
+    """The backbone of a run that began with this file, which may be gone.
+
+    Raises:
+        BadBackbone: it cannot be built here, or held code.
+    """
+    backbone: Backbone = _reader(name).restore(name, size, about)
+    return backbone
+
+
+def _reader(name: str) -> Any:
+    module = READERS.get(Path(name).suffix.lower())
+    if module is None:
+        known = ", ".join(READERS)
+        raise BadBackbone(
+            f"backbone file {name!r} is not of a kind that is known",
+            fix=f"name a file that ends in {known}" if name else f"say which file: file/PATH, ending in {known}",
+        )
+    return importlib.import_module(module)
+
+
+def _neighbours(path: Path) -> str:
+    """The file that was probably meant, among those beside it."""
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r}; paths start from {str(Path.cwd())!r}"
+    beside = sorted(str(other) for other in path.parent.iterdir() if other.suffix.lower() in READERS)
+    listed = f"there: {', '.join(beside[:5])}" if beside else f"no model lies in {str(path.parent.absolute())!r}"
+    return closest(str(path), beside) or listed

@@ -1,0 +1,540 @@
+"""Train and run a Keras 3 network, on TensorFlow or JAX, behind the `Network` protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from keras import ops
+
+from headstart.errors import BadSetting
+from headstart.heads import Head, LinearHead, Native
+from headstart.modalities.spec import InputSpec
+from headstart.networks.keras_engine import Compiled, Engine, Tensor, engine
+from headstart.networks.keras_graph import Piece, flattened, flops, grouped, pieces, variables
+from headstart.networks.keras_head import input_of, top
+from headstart.networks.keras_losses import Criterion, Measures, cross_entropy, given, measures
+from headstart.networks.keras_native import FILE, joined, preprocessing, write
+from headstart.networks.keras_optimizer import rated
+from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own
+from headstart.writing import whole
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A weight or statistic under the name that it has in files. Layers' own names count up within a process."""
+
+    name: str
+    group: str
+    variable: keras.Variable
+    parameter: bool  # whether training may move it; statistics are not moved by gradients
+
+
+class KerasNetwork:
+    """A `Network` over a Keras model.
+
+    Args:
+        model: from normalised float pixels `[n h w c]` to a map `[n h w c]`, a sequence `[n t d]` or features `[n d]`.
+        spec: the pictures, and the preprocessing that is added before the model.
+        groups: a regular expression over names of layers (see `keras_graph.grouped`); by default by structure.
+        on: the engine, by default the one that Keras runs on, with all its devices.
+
+    Raises:
+        ValueError: the model has no graph, or not one input and one output.
+    """
+
+    def __init__(
+        self, model: keras.Model, *, spec: InputSpec, groups: str | None = None, on: Engine | None = None
+    ) -> None:
+        self.spec = spec
+        self.traces = 0  # how often a training step was compiled
+        self._engine = on or engine()
+        self.backbone = flattened(model)
+        self._pieces = grouped(pieces(self.backbone), groups)
+        self._preprocess = preprocessing(spec)
+        self._pool = _pooling(self.backbone)
+        self._steps = self._between_cuts()
+        self._body = [named for piece in self._pieces for named in _named(f"backbone.{piece.name}", piece)]
+        self._head: Any = None
+        self._head_named: list[Named] = []
+        self._head_input = len(self._steps)
+        self._plan, self._own = Optimization(), Own()
+        self._measures: Measures = {}
+        self._criterion: Criterion = cross_entropy(0.0)
+        self._compiled: dict[tuple[Any, ...], Compiled] = {}
+        self._optimizer: Any = None
+        self._weights: list[Named] = []  # what the optimizer has slots for
+        self._rates: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # steps that each group has made
+        self._moved: set[str] = set()  # groups that have ever been live
+        self._average: dict[str, keras.Variable] = {}
+        self._average_steps = 0
+        for piece in self._pieces:
+            _switch(piece.layers, False)
+        self._engine.place([named.variable for named in self._body])
+
+    # ---- what it is made of
+
+    def _between_cuts(self) -> list[Callable[[Tensor], Tensor]]:
+        """`_steps[i]` leads from `cuts[i]` to `cuts[i + 1]`."""
+        steps: list[Callable[[Tensor], Tensor]] = []
+        source = self.backbone.inputs[0]
+        for piece in self._pieces:
+            if piece.crossing is not None:
+                # In inference mode always: with a few hundred photos the statistics of a batch are worse than those of
+                # the pre-training, and a frozen layer must not notice that others train.
+                steps.append(partial(keras.Model(source, piece.crossing), training=False))
+                source = piece.crossing
+        first = steps[0]
+        return [lambda pixels: first(self._preprocess(pixels)), *steps[1:], self._pool]
+
+    @cached_property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The input, one after each group that a single tensor leaves, and the pooled features."""
+        places = [place for place, piece in enumerate(self._pieces, start=1) if piece.crossing is not None]
+        between = [Cut(self._pieces[place - 1].name, place) for place in places[:-1]]
+        last = len(self._pieces)
+        return (INPUT, *between, Cut("map", last), Cut("pooled", last))
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The backbone's groups from input to output."""
+        return tuple(
+            Group(
+                piece.name,
+                tuple(named.name for named in self._of([piece.name]) if named.parameter),
+                tuple(named.name for named in self._of([piece.name]) if not named.parameter),
+                flops(piece.layers),
+            )
+            for piece in self._pieces
+        )
+
+    @property
+    def _all(self) -> list[Named]:
+        return [*self._body, *self._head_named]
+
+    def _of(self, groups: Mapping[str, float] | Sequence[str] | set[str]) -> list[Named]:
+        """What belongs to these groups, in the model's own order."""
+        return [named for named in self._all if named.group in groups]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures."""
+        return (self.spec.size, self.spec.size, 3)
+
+    @property
+    def engine(self) -> str:
+        """Library, engine, their versions, and kind of device."""
+        return f"keras-{keras.__version__}-{self._engine.name}"
+
+    def to(self, device: str) -> None:
+        """Check that the engine computes there: it took its device when it started.
+
+        Raises:
+            BadSetting: it does not.
+        """
+        here = {"cpu": not self._engine.accelerated, "cuda": self._engine.accelerated, "auto": True}
+        if not here.get(device):
+            fix = "hide the GPU with CUDA_VISIBLE_DEVICES=-1" if device == "cpu" else "leave the device out"
+            raise BadSetting(f"{self._engine.name} does not compute on {device!r} here", fix=fix)
+
+    # ---- the frozen part
+
+    @property
+    def concurrency(self) -> int:
+        """The cores that this process may use, or 1 on a GPU."""
+        if self._engine.accelerated:
+            return 1
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def concurrent(self, workers: int) -> contextlib.AbstractContextManager[None]:
+        """Nothing to prepare: the engines share their threads among callers."""
+        return contextlib.nullcontext()
+
+    def features(
+        self, inputs: Shaped[np.ndarray, "n ..."], upto: Cut, start: Cut = INPUT
+    ) -> Float[np.ndarray, "n ..."]:
+        """What crosses the cut `upto`."""
+        begin, end = self.cuts.index(start), self.cuts.index(upto)
+        run = self._once("features", (begin, end), lambda: partial(self._between, start=begin, stop=end))
+        return _array(self._engine.read([run(inputs)])[0])
+
+    def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
+        """The answers, in inference mode and fp32."""
+        begin = self.cuts.index(start)
+        run = self._once("logits", (begin,), lambda: lambda pixels: self._answer(pixels, begin))
+        return _array(self._engine.read([run(inputs)])[0])
+
+    def _once(self, what: str, places: tuple[int, ...], function: Callable[[], Callable[..., Any]]) -> Compiled:
+        key = (what, *places)
+        if key not in self._compiled:
+            used = self._body if what == "features" else self._all
+            reads = [*(named.variable for named in used), *self._preprocess.variables, *self._seeds]
+            self._compiled[key] = self._engine.compile(function(), reads=reads)
+        return self._compiled[key]
+
+    def _between(self, inputs: Tensor, start: int, stop: int) -> Tensor:
+        for step in self._steps[start:stop]:
+            inputs = step(inputs)
+        return inputs
+
+    def _answer(self, inputs: Tensor, start: int, *, training: bool = False) -> Tensor:
+        return self._head(self._between(inputs, start, self._head_input), training=training)
+
+    # ---- the new top
+
+    @property
+    def head_cut(self) -> Cut:
+        """The cut that the head stands on."""
+        return self.cuts[self._head_input]
+
+    def set_head(self, head: Head | LinearHead | Native, classes: int, *, seed: int = 0) -> None:
+        """Put a new head on: fresh layers drawn from `seed`, the exact linear solution, or a user's own layers.
+
+        Raises:
+            BadSetting: the user's own layers do not fit.
+        """
+        self._head_input = len(self._steps) - (input_of(head) == "map")
+        shape = self._pool.output.shape if self._head_input == len(self._steps) else self.backbone.output_shape
+        with self._engine.scope():
+            self._head = top(head, shape[1:], classes, seed=seed)
+        layers = Piece(HEAD, self._head.layers)
+        self._head_named = _named(HEAD, layers)
+        _switch(layers.layers, False)
+        self._engine.place([*(named.variable for named in self._head_named), *self._seeds])
+        self._compiled = {key: run for key, run in self._compiled.items() if key[0] == "features"}
+        self._forget()
+
+    @property
+    def _seeds(self) -> list[keras.Variable]:
+        """What the head's dropout draws from."""
+        found = self._head.variables if self._head is not None else []
+        return [variable for variable in found if variable.name == "seed_generator_state"]
+
+    # ---- training
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """The groups that have been thawed since the head was put on."""
+        return frozenset(self._moved)
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """One process sees the whole batch and divides it among its devices."""
+        return (0, 1)
+
+    def leading(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to wait for: there is one process."""
+        return contextlib.nullcontext()
+
+    def agree(self, value: float) -> float:
+        """The value: there is one process."""
+        return value
+
+    def prepare(self, plan: Optimization, own: Own | None = None) -> None:
+        """Make the optimizer, AdamW or the user's own, with slots for all weights.
+
+        Raises:
+            BadSetting: the user's own optimizer or loss is not one of Keras.
+        """
+        self._plan, self._own = plan, own or Own()
+        self._forget()
+        chosen = self._own.optimizer
+        if chosen is None:
+            chosen = keras.optimizers.AdamW(weight_decay=plan.weight_decay, beta_1=plan.betas[0], beta_2=plan.betas[1])
+        places = {name: place for place, name in enumerate(self._order)}
+        self._weights = [named for named in self._all if named.parameter]
+        try:
+            with self._engine.scope():
+                self._optimizer = rated(
+                    keras.optimizers.get(chosen),
+                    [named.variable for named in self._weights],
+                    [places[named.group] for named in self._weights],
+                    adam=self._engine.adam,
+                )
+        except (ValueError, TypeError) as problem:
+            raise BadSetting(
+                f"optimizer {chosen!r} cannot be used: {problem}",
+                fix="use one of keras.optimizers, 'adam' for instance",
+            ) from problem
+        self._engine.place(self._optimizer.variables)
+        loss = self._own.loss
+        self._criterion = cross_entropy(plan.label_smoothing) if loss is None else given(loss)
+        self._measures = measures(self._own.metrics)
+
+    @property
+    def _order(self) -> list[str]:
+        return [*(piece.name for piece in self._pieces), HEAD]
+
+    def _forget(self) -> None:
+        self._optimizer, self._weights = None, []
+        self._rates, self._counts, self._moved = {}, {}, set()
+        self._average, self._average_steps = {}, 0
+        self._compiled = {key: run for key, run in self._compiled.items() if key[0] != "step"}
+
+    def thaw(self, rates: Mapping[str, float]) -> None:
+        """Let exactly these groups train at these rates; slots, and compiled steps of the same groups, are kept."""
+        if self._optimizer is None:
+            self.prepare(self._plan, self._own)
+        for piece in self._pieces:
+            if piece.name in rates:
+                _thaw(piece.layers)
+            else:
+                _switch(piece.layers, False)
+        _switch(self._head.layers, HEAD in rates)  # a normalisation in the head is new: it has statistics to learn
+        self._rates = dict(rates)
+        self._moved |= set(rates)
+        if self._plan.average:
+            with self._engine.scope():
+                for named in self._live:
+                    if named.name not in self._average:
+                        self._average[named.name] = _copy_of(named.variable)
+            self._engine.place(list(self._average.values()))
+
+    @property
+    def _live(self) -> list[Named]:
+        return [named for named in self._of(self._rates) if named.parameter]
+
+    def step(self, batch: Batch, *, scale: float, key: int) -> Tensor:
+        """One update; the loss stays on the device."""
+        start = self.cuts.index(batch.start)
+        name = ("step", start, frozenset(self._rates))
+        if name not in self._compiled:
+            self._compiled[name] = self._compile_step(start)
+        self._average_steps += 1
+        loss = self._compiled[name](
+            batch.inputs,
+            batch.labels.astype(np.int32),
+            batch.weights.astype(np.float32),
+            np.array([self._rates.get(group, 0.0) * scale for group in self._order], np.float32),
+            np.array([self._counts.get(group, 0) for group in self._order], np.float32),
+            np.random.default_rng(key).integers(0, 2**32, (len(self._seeds), 2), np.uint32),
+            # A short memory at first: a long one would hold on to the weights from before training.
+            np.float32(min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))),
+        )
+        for group in self._rates:
+            self._counts[group] = self._counts.get(group, 0) + 1
+        return loss
+
+    def _compile_step(self, start: int) -> Compiled:
+        live, optimizer, seeds = self._live, self._optimizer, self._seeds
+        weights = [named.variable for named in live]
+        statistics = [named.variable for named in self._head_named if not named.parameter]
+        averages = [self._average[named.name] for named in live] if self._plan.average else []
+        clip = self._plan.clip if self._own.optimizer is None else 0.0
+
+        def update(inputs: Any, labels: Any, shares: Any, rates: Any, counts: Any, keys: Any, decay: Any) -> Any:
+            self.traces += 1
+            for place, seed in enumerate(seeds):
+                seed.assign(keys[place])
+
+            def loss() -> Any:
+                logits = self._answer(inputs, start, training=True)
+                penalties = sum(self._head.losses, start=0.0) / self._engine.devices
+                return ops.sum(self._criterion(labels, logits) * shares) + penalties
+
+            value, gradients = self._engine.gradients(loss, weights, statistics)
+            if clip:
+                gradients = _clipped(gradients, clip)
+            optimizer.pace.rates, optimizer.pace.counts = rates, counts
+            optimizer.apply(gradients, weights)
+            for average, weight in zip(averages, weights, strict=bool(averages)):
+                average.assign(average + (weight - average) * (1 - decay))
+            return value
+
+        slots = self._slots(live)
+        changes = [*weights, *statistics, *slots, *self._free_slots, *averages, *seeds]
+        known = {id(variable) for variable in changes}
+        reads = [named.variable for named in self._all if id(named.variable) not in known]
+        return self._engine.compile(update, reads=[*reads, *self._preprocess.variables], changes=changes, shared=3)
+
+    def _slots(self, of: Sequence[Named]) -> list[keras.Variable]:
+        wanted = {id(named.variable) for named in of}
+        slots: list[tuple[int, keras.Variable]] = self._optimizer.slots
+        return [slot for index, slot in slots if id(self._weights[index].variable) in wanted]
+
+    @property
+    def _free_slots(self) -> list[keras.Variable]:
+        """What the optimizer keeps that belongs to no weight: its count of all steps, for instance."""
+        owned = {id(slot) for _, slot in self._optimizer.slots}
+        return [variable for variable in self._optimizer.variables if id(variable) not in owned]
+
+    def read(self, losses: Sequence[Tensor]) -> list[float]:
+        """Wait for these losses."""
+        return [float(loss) for loss in self._engine.read(losses)]
+
+    def measured(self, labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> dict[str, float]:
+        """The user's own metrics for these answers, by name."""
+        return {name: measure(labels, logits) for name, measure in self._measures.items()}
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While open, the moving average stands in for the weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for named in self._all:
+            if named.name in self._average:
+                average = self._average[named.name]
+                weight, mean = _values(named.variable), _values(average)
+                named.variable.assign(mean)
+                average.assign(weight)
+
+    # ---- keeping
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter and statistic of backbone and head by name, copied."""
+        return {named.name: _values(named.variable) for named in self._all}
+
+    def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Put such weights back; names and shapes must match exactly.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        own = {named.name: tuple(named.variable.shape) for named in self._all}
+        other = {name: value.shape for name, value in weights.items()}
+        if own != other:
+            differing = sorted(set(own.items()) ^ set(other.items()))
+            raise RuntimeError(f"{len(differing)} names or shapes differ, first {differing[0]}")
+        for named in self._all:
+            named.variable.assign(weights[named.name])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights that have moved, their slots and step counts, the average."""
+        assert self._optimizer is not None, "prepare before asking for the state"
+        kept: dict[str, np.ndarray] = {"average_steps": np.array(self._average_steps)}
+        kept |= {f"count/{group}": np.array(count) for group, count in self._counts.items()}
+        kept |= {f"free/{place}": _values(variable) for place, variable in enumerate(self._free_slots)}
+        for named in self._of(self._moved):
+            kept[f"weight/{named.name}"] = _values(named.variable)
+            if named.name in self._average:
+                kept[f"average/{named.name}"] = _values(self._average[named.name])
+            for place, slot in enumerate(self._slots([named])):
+                kept[f"slot/{place}/{named.name}"] = _values(slot)
+        return kept
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from `state()`; call `thaw` afterwards, as at the start of a stage."""
+        assert self._optimizer is not None, "prepare before loading a state"
+        by_name = {named.name: named for named in self._all}
+        self._average_steps = int(state["average_steps"])
+        for full, value in state.items():
+            what, _, name = full.partition("/")
+            if what == "count":
+                self._counts[name] = int(value)
+            elif what == "free":
+                self._free_slots[int(name)].assign(value)
+            elif what == "weight":
+                by_name[name].variable.assign(value)
+                self._moved.add(by_name[name].group)
+            elif what == "average":
+                with self._engine.scope():
+                    self._average[name] = _copy_of(by_name[name].variable)
+                self._average[name].assign(value)
+            elif what == "slot":
+                place, _, name = name.partition("/")
+                self._slots([by_name[name]])[int(place)].assign(value)
+
+    @property
+    def native(self) -> keras.Model:
+        """A `keras.Model`: uint8 pixels `[n h w 3]` in, probabilities `[n k]` out, on the very same weights."""
+        return joined(self.spec, self._logits_of)
+
+    def save(self, folder: Path, *, classes: Sequence[str], temperature: float, views: Sequence[str]) -> None:
+        """Write `model.keras`, which Keras alone loads, on any engine, with preprocessing and class names inside."""
+        model = joined(self.spec, self._logits_of, temperature=temperature, views=views)
+        with whole(folder / FILE, fix="free some space, then resume the run") as temporary:
+            write(model, temporary, classes)
+
+    def _logits_of(self, pixels: Any) -> Any:
+        found = self.backbone(self._preprocess(pixels))
+        return self._head(self._pool(found) if self._head_input == len(self._steps) else found)
+
+
+def _named(prefix: str, piece: Piece) -> list[Named]:
+    """The piece's variables under names that do not hang on how many layers the process has made before."""
+    found: list[Named] = []
+    for place, layer in enumerate(_once_each(piece.layers)):
+        _switch([layer], True)
+        moving = {id(variable) for variable in layer.trainable_variables}
+        for variable in variables(layer):
+            name = f"{prefix}.{place:02}.{variable.name}"
+            twins = sum(named.name == name or named.name.startswith(f"{name}~") for named in found)
+            full = f"{name}~{twins + 1}" if twins else name
+            found.append(Named(full, piece.name, variable, id(variable) in moving))
+    return found
+
+
+def _once_each(layers: Sequence[Any]) -> list[Any]:
+    return list({id(layer): layer for layer in layers if variables(layer)}.values())
+
+
+def _parts(layers: Sequence[Any]) -> list[Any]:
+    """These layers and all layers within them; operations have none."""
+    return [part for layer in layers if isinstance(layer, keras.Layer) for part in layer._flatten_layers()]
+
+
+def _switch(layers: Sequence[Any], live: bool) -> None:
+    """Freeze these layers, or let them train.
+
+    Layer by layer and weight by weight: on TensorFlow a layer ignores being told what it believes already, and would
+    pass nothing on to the layers and weights within.
+    """
+    for layer in (layer for layer in layers if isinstance(layer, keras.Layer)):
+        for part in layer._flatten_layers():
+            part.trainable = live
+            for variable in part._trainable_variables:
+                variable.trainable = live
+
+
+def _thaw(layers: Sequence[Any]) -> None:
+    """Let these layers train, in `fit` too; a normalisation with statistics keeps them, and moves its other weights."""
+    _switch(layers, True)
+    for layer in _parts(layers):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+            for variable in layer._trainable_variables:
+                variable.trainable = True
+
+
+def _pooling(backbone: keras.Model) -> keras.Model:
+    """From the last map, sequence or vector to features `[n d]`: the mean over places."""
+    crossing = keras.Input(backbone.output_shape[1:])
+    layers = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
+    rank = len(backbone.output_shape)
+    if rank not in (2, 3, 4):
+        raise ValueError(f"an output of shape {backbone.output_shape}")
+    layer = layers.get(rank, keras.layers.Identity)(name="pool")
+    return keras.Model(crossing, layer(crossing), name="pool")
+
+
+def _clipped(gradients: Sequence[Tensor], largest: float) -> list[Tensor]:
+    """Gradients scaled so that their norm together is at most `largest`."""
+    norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
+    factor = ops.minimum(1.0, largest / (norm + 1e-6))
+    return [gradient * factor for gradient in gradients]
+
+
+def _copy_of(variable: keras.Variable) -> keras.Variable:
+    return keras.Variable(_values(variable), trainable=False, aggregation="mean")
+
+
+def _values(variable: keras.Variable) -> Any:
+    return np.array(keras.ops.convert_to_numpy(variable.value))
+
+
+def _array(values: np.ndarray) -> Float[np.ndarray, "n ..."]:
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -448,6 +448,14 @@ def test_a_layer_of_the_users_own_needs_its_class(suffix: str, tmp_path: Path, m
     assert "register_keras_serializable" in said
 
 
+def test_a_loss_of_the_users_own_is_not_in_the_way(tmp_path: Path) -> None:
+    model = topless()
+    model.compile(loss=lambda truth, answer: keras.ops.mean(answer))
+    with pytest.warns(UserWarning, match="lambda"):
+        model.save(tmp_path / "model.keras")
+    load_backbone(f"file/{tmp_path}/model.keras").build()
+
+
 # ---- files that are no model
 
 

@@ -284,7 +284,7 @@ def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
     recipe = plan_recipe(
         settings,
         validation=len(dataset.validation),
-        groups=len(network.groups),
+        groups=network.groups,
         gpu="cuda" in network.engine,
     )
     for stage in recipe.stages:

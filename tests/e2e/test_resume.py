@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.conftest import CLASSES, draw, interruptible
+from tests.keras_file import other_engine, small
+
+Kind = tuple[object, object]  # of an event, and its stage or name
 
 # The head has layers, so it trains by steps in a stage of its own; then two groups are tuned from cached views.
-OPTIONS = ["--size", "64", "--head", "dense(16), dropout(0.3)", "--unfreeze", "2", "--epochs", "2", "--batch-size", "8"]
+OPTIONS = ["--head", "dense(16), dropout(0.3)", "--unfreeze", "2", "--epochs", "2", "--batch-size", "8"]
 SAME = (
     "model.safetensors",
     "predictions.csv",
@@ -37,11 +41,29 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: object) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True)
+class Case:
+    """A network to train, and the events after which its run is killed; None: after each."""
+
+    options: list[str]
+    deadly: set[Kind] | None = None
+
+
+@pytest.fixture(scope="module", params=["torch", pytest.param("keras", marks=pytest.mark.keras)])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    if request.param == "torch":
+        return Case(["--size", "64", *OPTIONS])
+    file = small(tmp_path_factory.mktemp("backbone") / "small.keras")
+    # Each start of Keras takes seconds: killed where the phases are, not after each event.
+    deadly = {("phase_ended", "features"), ("epoch", "head"), ("epoch", "tune"), ("phase_ended", "training")}
+    return Case(["--backbone", f"file/{file}", *OPTIONS], deadly)
+
+
+def start(folder: Path, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "headstart", *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "HEADSTART_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "HEADSTART_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **(env or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         preexec_fn=interruptible,
@@ -65,13 +87,13 @@ def facts(run: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(many_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(many_photos: Path, case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    finish(start(folder, "train", many_photos, "--out", "run", *OPTIONS))
+    finish(start(folder, "train", many_photos, "--out", "run", *case.options))
     return folder / "run"
 
 
-def kinds(run: Path) -> set[tuple[object, object]]:
+def kinds(run: Path) -> set[Kind]:
     """What has happened so far, by kind and stage; a line that is still being written is left out."""
     log = run / "events.jsonl"
     whole = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
@@ -80,25 +102,28 @@ def kinds(run: Path) -> set[tuple[object, object]]:
 
 
 def test_a_run_killed_in_every_phase_ends_at_the_same_bits(
-    many_photos: Path, undisturbed: Path, tmp_path: Path
+    many_photos: Path, case: Case, undisturbed: Path, tmp_path: Path
 ) -> None:
-    run, killed_at = tmp_path / "run", set[tuple[object, object]]()
-    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    run, killed_at = tmp_path / "run", set[Kind]()
+    process = start(tmp_path, "train", many_photos, "--out", "run", *case.options)
     while process.poll() is None:
-        if new := kinds(run) - killed_at:
+        new = kinds(run) - killed_at
+        if new if case.deadly is None else new & case.deadly:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             killed_at |= new
-            process = start(tmp_path, "resume", "run")
+            # A run goes on with the engine that it began with, whatever is asked for by now.
+            process = start(tmp_path, "resume", "run", env={"KERAS_BACKEND": other_engine()})
         time.sleep(0.002)
     finish(process)
-    assert {("epoch", "head"), ("stage_started", "tune"), ("epoch", "tune"), ("stage_ended", "tune")} <= killed_at
+    every = {("epoch", "head"), ("stage_started", "tune"), ("epoch", "tune"), ("stage_ended", "tune")}
+    assert (case.deadly or every) <= killed_at
     assert results(run) == results(undisturbed)
     assert facts(run) == facts(undisturbed)
 
 
 def test_an_unfinished_run_does_not_look_whole(many_photos: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    process = start(tmp_path, "train", many_photos, "--out", "run", "--size", "64", *OPTIONS)
     while not kinds(tmp_path / "run") and process.poll() is None:
         time.sleep(0.002)
     process.kill()
@@ -112,11 +137,11 @@ def test_an_unfinished_run_does_not_look_whole(many_photos: Path, tmp_path: Path
 
 @pytest.mark.parametrize("delay", [0.3, 1.2])
 def test_a_run_killed_while_it_computes_ends_at_the_same_bits(
-    many_photos: Path, undisturbed: Path, tmp_path: Path, delay: float
+    many_photos: Path, case: Case, undisturbed: Path, tmp_path: Path, delay: float
 ) -> None:
     """Killed soon after its folder appears: while features are extracted, with a cache that is not whole."""
     run = tmp_path / "run"
-    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    process = start(tmp_path, "train", many_photos, "--out", "run", *case.options)
     while not (run / "splits.csv").exists() and process.poll() is None:
         time.sleep(0.002)
     time.sleep(delay)
@@ -127,7 +152,7 @@ def test_a_run_killed_while_it_computes_ends_at_the_same_bits(
 
 
 def test_interrupting_says_how_to_go_on(many_photos: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, "train", many_photos, "--out", "run", *OPTIONS)
+    process = start(tmp_path, "train", many_photos, "--out", "run", "--size", "64", *OPTIONS)
     while not kinds(tmp_path / "run"):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

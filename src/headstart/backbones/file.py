@@ -56,7 +56,7 @@ def _reader(name: str) -> Any:
     if module is None:
         known = ", ".join(READERS)
         raise BadBackbone(
-            f"backbone file {name!r} is not of a kind that is known",
+            f"backbone file {name!r} is not of a kind that is known" if name else "no backbone file is named",
             fix=f"name a file that ends in {known}" if name else f"say which file: file/PATH, ending in {known}",
         )
     return importlib.import_module(module)

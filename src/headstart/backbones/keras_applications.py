@@ -89,11 +89,11 @@ def load(name: str, wanted: Wanted, *, on_progress: OnProgress | None = None) ->
 
 
 def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
-    """The network of a run, on the run's engine and with empty weights, for the run's own to be put in.
+    """The network of a run with empty weights, for the run's own to be put in; on the run's engine where possible.
 
     Raises:
         BadBackbone: this version does not know the name.
-        BadSetting: the engine is not installed, or Keras runs on another one in this process already.
+        BadSetting: no engine can be used.
     """
     member = _member(name)
     engine = keras_backend.choose_again(about.get("engine"))

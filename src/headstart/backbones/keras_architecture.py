@@ -35,6 +35,7 @@ def architecture(path: Path) -> dict[str, Any]:
         ) from problem
     if not isinstance(found, dict) or not isinstance(found.get("class_name"), str):
         raise BadBackbone(f"backbone file {str(path)!r} is not a Keras model", fix=_WHOLE)
+    found.pop("compile_config", None)  # how it was trained, custom losses and all: never loaded, so never in the way
     return found
 
 
@@ -110,14 +111,14 @@ def foreign(config: Any) -> Iterator[str]:
 
 
 def _described(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Every object that this description is made of; not how it was trained, which is never loaded."""
+    """Every object that this description is made of."""
     waiting = [config]
     while waiting:  # not by recursion: a file could be nested as deep as it likes
         part = waiting.pop()
         if isinstance(part, Mapping):
             if isinstance(part.get("class_name"), str):
                 yield part
-            waiting.extend(value for key, value in part.items() if key != "compile_config")
+            waiting.extend(part.values())
         elif isinstance(part, list):
             waiting.extend(part)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -21,8 +21,8 @@ def input_of(head: Head | LinearHead | Native) -> Literal["map", "pooled"]:
         return "pooled"
     if isinstance(head, Head):
         return head.input
-    first = type(head.layers[0]).__name__ if head.layers else ""
-    return "pooled" if first in ON_VECTORS else "map"
+    first = next(_chain(head.layers), None)
+    return "pooled" if type(first).__name__ in ON_VECTORS else "map"
 
 
 def top(head: Head | LinearHead | Native, shape: Sequence[int], classes: int, *, seed: int) -> keras.Sequential:
@@ -60,17 +60,14 @@ def _draw(dense: Any, rng: np.random.Generator) -> None:
 
 
 def _own(head: Native, shape: Sequence[int], classes: int) -> keras.Sequential:
-    layers = list(head.layers)
-    for layer in layers:
-        if not isinstance(layer, keras.Layer):
-            raise BadSetting(
-                f"head layer {layer!r} is not a Keras layer",
-                fix="give layers such as keras.layers.Flatten(), keras.layers.Dense(10, activation='softmax')",
-            )
-    if layers and _is_softmax(layers[-1]):
+    layers = list(_chain(head.layers))
+    if not layers:
+        raise BadSetting("the head has no layers", fix=f"give at least Dense({classes}, activation='softmax')")
+    last = layers[-1]
+    if isinstance(last, keras.layers.Softmax) or (isinstance(last, keras.layers.Activation) and _is_softmax(last)):
         layers.pop()
-    elif layers and isinstance(layers[-1], keras.layers.Dense) and layers[-1].activation is keras.activations.softmax:
-        layers[-1] = _linear(layers[-1])
+    elif isinstance(last, keras.layers.Dense) and _is_softmax(last):
+        layers[-1] = _linear(last)
     model = keras.Sequential([keras.Input(tuple(shape))], name="head")
     try:
         for layer in layers:
@@ -82,18 +79,45 @@ def _own(head: Native, shape: Sequence[int], classes: int) -> keras.Sequential:
             fix="begin with Flatten or GlobalAveragePooling2D on a feature map, with Dense on pooled features",
         ) from problem
     given = tuple(model.output_shape[1:])
-    if given != (classes,):
-        outputs = given[0] if len(given) == 1 else given
+    if len(given) > 1:
         raise BadSetting(
-            f"the head gives {outputs} outputs, but there are {classes} classes",
+            f"the head gives an array of shape {given} for each picture, not one output a class",
+            fix="begin it with Flatten() or GlobalAveragePooling2D()",
+        )
+    if given != (classes,):
+        raise BadSetting(
+            f"the head gives {given[0]} outputs, but there are {classes} classes",
             fix=f"end it in Dense({classes}, activation='softmax')",
         )
     return model
 
 
+def _chain(layers: Sequence[Any]) -> Iterator[Any]:
+    """The layers one by one, those of sequential models among them in their place; inputs are left out.
+
+    Raises:
+        BadSetting: one is no layer, or is code, which Keras refuses to load from the model's file.
+    """
+    for layer in layers:
+        if isinstance(layer, keras.Sequential):
+            yield from _chain(layer.layers)
+        elif isinstance(layer, keras.layers.Lambda):
+            raise BadSetting(
+                f"head layer {layer.name!r} is a Lambda: it is code, which Keras refuses to load from a file",
+                fix="use Rescaling, Activation or another layer of Keras in its place",
+            )
+        elif not isinstance(layer, keras.Layer):
+            raise BadSetting(
+                f"head layer {layer!r} is not a Keras layer",
+                fix="give layers such as keras.layers.Flatten(), keras.layers.Dense(10, activation='softmax')",
+            )
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
 def _is_softmax(layer: Any) -> bool:
-    plain = isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.softmax
-    return plain or isinstance(layer, keras.layers.Softmax)
+    """Whether the layer's activation is softmax, also as `tf.nn.softmax` or `keras.ops.softmax`."""
+    return getattr(layer.activation, "__name__", "") in ("softmax", "softmax_v2")
 
 
 def _linear(dense: Any) -> Any:

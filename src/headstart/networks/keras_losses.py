@@ -33,7 +33,7 @@ def cross_entropy(smoothing: float) -> Criterion:
 def given(loss: Any) -> Criterion:
     """The criterion for a Keras loss, by name or object, or for a function of labels and predictions.
 
-    A loss whose name says `sparse` gets integer labels, any other one-hot rows. It gets logits where it says
+    A loss whose class or name says `sparse` gets integer labels, any other one-hot rows. It gets logits where it says
     `from_logits=True`, else probabilities.
 
     Raises:
@@ -46,8 +46,7 @@ def given(loss: Any) -> Criterion:
             f"loss {loss!r} is not one of Keras's", fix="use 'sparse_categorical_crossentropy' or a keras.losses.Loss"
         ) from problem
     whole = isinstance(function, keras.losses.Loss)
-    name = str(function.name if whole else getattr(function, "__name__", "")).lower()
-    sparse = "sparse" in name
+    sparse = _sparse(function)
     from_logits = bool(function.get_config().get("from_logits", False)) if whole else False
     call = function.call if whole else function
 
@@ -77,9 +76,19 @@ def measures(metrics: Sequence[Any]) -> Measures:
                 f"metric {metric!r} is not one of Keras's",
                 fix="use 'top_k_categorical_accuracy' or a keras.metrics.Metric",
             ) from problem
-        called = str(getattr(function, "name", None) or getattr(function, "__name__", metric))
-        found[called] = partial(_measure, function, "sparse" in called.lower())
+        called = (
+            metric
+            if isinstance(metric, str)
+            else (getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
+        )
+        found[str(called)] = partial(_measure, function, _sparse(function))
     return found
+
+
+def _sparse(function: Any) -> bool:
+    """Whether a loss or metric wants integer labels: an object may have a name of the user's, but its class tells."""
+    names = (type(function).__name__, getattr(function, "name", ""), getattr(function, "__name__", ""))
+    return any("sparse" in str(name).lower() for name in names)
 
 
 def _measure(function: Any, sparse: bool, labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> float:

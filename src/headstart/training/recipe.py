@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
 
 from headstart.config import Settings
 from headstart.heads import Head, parse
-from headstart.networks.network import Optimization
+from headstart.networks.network import Group, Optimization
 from headstart.training.stages import Stage
 
+SHARE = 0.375  # of a forward pass, that the groups tuned by default take: more would not be a matter of minutes
 FEW = 20  # validation photos below which they cannot tell a better model from a luckier one
 
 
@@ -53,13 +55,13 @@ class Recipe:
         )
 
 
-def plan(settings: Settings, *, validation: int, groups: int, gpu: bool) -> Recipe:
+def plan(settings: Settings, *, validation: int, groups: Sequence[Group], gpu: bool) -> Recipe:
     """The recipe for these settings and this many photos; pure, so that it can be printed before anything moves.
 
     Args:
         settings: what the user asked for.
         validation: photos to choose on.
-        groups: groups of the backbone.
+        groups: groups of the backbone, from input to output.
         gpu: whether a GPU will do the work, where mixed precision pays.
     """
     head = parse(settings.head)
@@ -94,16 +96,23 @@ def _head_stage(settings: Settings) -> Stage:
     )
 
 
-def _tuning(settings: Settings, groups: int) -> list[Stage]:
+def worth_tuning(groups: Sequence[Group]) -> int:
+    """How many of the last groups to tune: as many as hold no more than `SHARE` of the FLOPs together, at least one."""
+    total = sum(group.flops for group in groups)
+    held = accumulate(group.flops for group in reversed(groups))
+    return max(1, sum(flops <= SHARE * total for flops in held))
+
+
+def _tuning(settings: Settings, groups: Sequence[Group]) -> list[Stage]:
     """The last groups from cached views; for `best` then all of them, more slowly, from views that are always fresh.
 
     Rates, epochs and views are those that did best on five sets of photos: see docs/decisions/0006-recipe.md.
     """
     everything = settings.quality == "best" and settings.unfreeze is None
-    unfreeze = min(3, groups) if settings.unfreeze is None else settings.unfreeze
+    unfreeze = worth_tuning(groups) if settings.unfreeze is None else settings.unfreeze
     epochs = 6 if settings.epochs is None else settings.epochs
     lr = 1e-3 if settings.lr is None else settings.lr
     size = settings.batch_size or 32
     last = Stage(name="tune", epochs=epochs, lr=lr, unfreeze=unfreeze, batch_size=size, views=4)
-    rest = Stage(name="tune-all", epochs=epochs, lr=0.3 * lr, unfreeze=groups, decay=0.7, batch_size=size)
+    rest = Stage(name="tune-all", epochs=epochs, lr=0.3 * lr, unfreeze=len(groups), decay=0.7, batch_size=size)
     return [*([last] if unfreeze else []), *([rest] if everything else [])]

@@ -342,6 +342,23 @@ def test_a_model_that_scales_inside_gets_plain_pixels(scaling: Any, tmp_path: Pa
     assert "its own layer" in backbone.remarks[1]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_model_has_learnt_about_pixels_goes_into_its_runs(suffix: str, tmp_path: Path) -> None:
+    learnt = layers.Normalization()
+    learnt.adapt(np.random.default_rng(0).normal(100, 50, (64, 32, 32, 3)).astype(np.float32))
+    top = [layers.Conv2D(4, 3, name="last_map"), layers.Flatten(), layers.Dense(3)]
+    path = tmp_path / f"model{suffix}"
+    backbone = load_backbone(saved(keras.Sequential([layers.Input((32, 32, 3)), learnt, *top]), path))
+    inputs = pixels(backbone)
+    whole = keras.models.load_model(path, compile=False)
+    expected = keras.Model(whole.inputs[0], whole.get_layer("last_map").output)(inputs.astype(np.float32))
+    restored = restore_backbone(identity(backbone)).build()
+    restored.load_weights(backbone.build().weights())
+    for network in (backbone.build(), restored):
+        found = network.features(inputs, next(cut for cut in network.cuts if cut.name == "map"))
+        np.testing.assert_allclose(found, keras.ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-3)
+
+
 def test_scaling_by_plain_arithmetic_inside_is_seen(tmp_path: Path) -> None:
     source = keras.Input((32, 32, 3))
     maps = layers.Conv2D(4, 3)(source / 127.5 - 1.0)

@@ -7,26 +7,29 @@ machine are read from the events instead of being taken again.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from headstart import pipeline
 from headstart.answering import answerer
-from headstart.backbones.backbone import Backbone
+from headstart.backbones.backbone import Backbone, OnProgress
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
 from headstart.data.dataset import SPLITS, Dataset
 from headstart.data.loading import drop_unreadable, load_dataset, load_labelled
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Evaluation
-from headstart.events import Event, Note, PhaseEnded, RunStarted, to_json
+from headstart.events import Event, Note, PhaseEnded, Progress, RunStarted, to_json
 from headstart.features import Features
 from headstart.judging import finish, frozen, measured, tuned
 from headstart.modalities.loading import load_modality
@@ -88,7 +91,7 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
         HeadstartError: the data, a setting or the backbone cannot be used, the disk is full, or training diverged.
     """
     began = time.monotonic()
-    backbone = _backbone(settings)
+    backbone = yield from _fetched(settings)
     out = _out(settings)
     check_new(out)
     network = backbone.build()
@@ -126,7 +129,7 @@ def resume(path: Path) -> Generator[Event, None, Run]:
     began_with = run.backbone
     engine = began_with["about"].get("engine", settings.framework)
     same = replace(settings, backbone=began_with["name"], size=began_with["size"], framework=engine)
-    backbone = _backbone(same)
+    backbone = yield from _fetched(same)
     if backbone.weights_hash != run.backbone["weights_hash"]:
         yield Note(text="the backbone's weights are not those that the run began with: results will differ")
     network = backbone.build()
@@ -303,7 +306,7 @@ def _identity(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _backbone(settings: Settings) -> Backbone:
+def _backbone(settings: Settings, on_progress: OnProgress | None = None) -> Backbone:
     return load_backbone(
         settings.backbone,
         size=settings.size,
@@ -311,7 +314,20 @@ def _backbone(settings: Settings) -> Backbone:
         framework=settings.framework,
         cut=settings.cut,
         allow_code=settings.allow_code,
+        on_progress=on_progress,
     )
+
+
+def _fetched(settings: Settings) -> Generator[Event, None, Backbone]:
+    """The backbone; while its weights are downloaded, how far that is."""
+    told: SimpleQueue[tuple[int, int | None]] = SimpleQueue()
+    with ThreadPoolExecutor(1, thread_name_prefix="backbone") as pool:
+        loading = pool.submit(_backbone, settings, lambda there, of: told.put((there, of)))
+        while not loading.done() or not told.empty():
+            with contextlib.suppress(Empty):
+                there, total = told.get(timeout=0.05)
+                yield Progress(what="MB of weights", done=there >> 20, total=(total or there) >> 20)
+        return loading.result()
 
 
 def _out(settings: Settings) -> Path:

@@ -62,7 +62,7 @@ def test_the_guide_names_every_file_of_a_run(reader: tuple[Path, str]) -> None:
     table = GUIDE.partition("## A run's folder")[2].partition("\n## ")[0]
     named = {name for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)}
     assert there <= named
-    assert named - there <= {"INCOMPLETE"}
+    assert named - there <= {"INCOMPLETE", "model.keras"}
 
 
 @pytest.mark.parametrize("code", blocks("python"))

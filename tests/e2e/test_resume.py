@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,30 +44,33 @@ def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """A network to train, and the events after which its run is killed; None: after each."""
+    """A network to train, and when its runs are killed."""
 
     options: list[str]
-    deadly: set[Kind] | None = None
+    delays: tuple[float, ...]  # seconds after its folder appears
+    deadly: set[Kind] | None = None  # events; None: each
 
 
 @pytest.fixture(scope="module", params=["torch", pytest.param("keras", marks=pytest.mark.keras)])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     if request.param == "torch":
-        return Case(["--size", "64", *OPTIONS])
+        return Case(["--size", "64", *OPTIONS], delays=(0.3, 1.2))
     file = small(tmp_path_factory.mktemp("backbone") / "small.keras")
     # Each start of Keras takes seconds: killed where the phases are, not after each event.
-    deadly = {("phase_ended", "features"), ("epoch", "head"), ("epoch", "tune"), ("phase_ended", "training")}
-    return Case(["--backbone", f"file/{file}", *OPTIONS], deadly)
+    deadly = {("phase", "features"), ("epoch", "head"), ("epoch", "tune"), ("phase", "training")}
+    return Case(["--backbone", f"file/{file}", *OPTIONS], (0.3,), deadly)
 
 
-def start(folder: Path, *arguments: object, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "headstart", *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "HEADSTART_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **(env or {})},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=interruptible,
+        preexec_fn=before,
     )
 
 
@@ -135,24 +139,25 @@ def test_an_unfinished_run_does_not_look_whole(many_photos: Path, tmp_path: Path
     assert b"headstart resume run" in said
 
 
-@pytest.mark.parametrize("delay", [0.3, 1.2])
 def test_a_run_killed_while_it_computes_ends_at_the_same_bits(
-    many_photos: Path, case: Case, undisturbed: Path, tmp_path: Path, delay: float
+    many_photos: Path, case: Case, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Killed soon after its folder appears: while features are extracted, with a cache that is not whole."""
-    run = tmp_path / "run"
-    process = start(tmp_path, "train", many_photos, "--out", "run", *case.options)
-    while not (run / "splits.csv").exists() and process.poll() is None:
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.kill()
-    process.communicate()
-    finish(start(tmp_path, "resume", "run"))
-    assert results(run) == results(undisturbed)
+    for delay in case.delays:
+        folder = tmp_path / str(delay)
+        folder.mkdir()
+        process = start(folder, "train", many_photos, "--out", "run", *case.options)
+        while not (folder / "run" / "splits.csv").exists() and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        finish(start(folder, "resume", "run"))
+        assert results(folder / "run") == results(undisturbed)
 
 
 def test_interrupting_says_how_to_go_on(many_photos: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, "train", many_photos, "--out", "run", "--size", "64", *OPTIONS)
+    process = start(tmp_path, "train", many_photos, "--out", "run", "--size", "64", *OPTIONS, before=interruptible)
     while not kinds(tmp_path / "run"):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

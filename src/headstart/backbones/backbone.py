@@ -12,6 +12,8 @@ from headstart.errors import BadSetting
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Network
 
+OnProgress = Callable[[int, int | None], None]  # bytes that are there, of how many
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
@@ -53,6 +55,7 @@ class Wanted:
     framework: Framework | None = None  # the engine, where a source has several
     cut: str | None = None  # the layer of a user's own network whose output are the features
     allow_code: bool = False  # load a file that holds code; only ever from the user's own command
+    on_progress: OnProgress | None = None  # told while weights are downloaded
 
 
 def only_torch(name: str, wanted: Wanted) -> None:

@@ -10,11 +10,12 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from headstart.backbones.backbone import OnProgress
 from headstart.errors import BadBackbone, BadSetting
 from headstart.writing import room_for
 
@@ -27,8 +28,6 @@ MIRROR = "HEADSTART_KERAS_WEIGHTS"  # a server that has the files under their ow
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # of which each but the first goes on where the one before broke off
 BLOCK = 1 << 20
-
-OnProgress = Callable[[int, int | None], None]  # bytes that are there, of how many
 
 
 @dataclass(frozen=True, slots=True)

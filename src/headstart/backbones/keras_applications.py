@@ -6,6 +6,7 @@ a hash that differs it replaces a user's file, and removes it when that fails.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.backbones import downloads
 from headstart.backbones.backbone import Backbone, Entry, Wanted
-from headstart.backbones.downloads import OnProgress
 from headstart.backbones.keras_architecture import brief
 from headstart.backbones.keras_families import MEAN, MEMBERS, STD, Member
 from headstart.errors import BadBackbone, BadSetting
@@ -50,10 +50,10 @@ def _entry(name: str, member: Member) -> Entry:
     )
 
 
-def load(name: str, wanted: Wanted, *, on_progress: OnProgress | None = None) -> Backbone:
+def load(name: str, wanted: Wanted) -> Backbone:
     """The network of this name, in any case, its official weights checked against the hash that Keras publishes.
 
-    `wanted.weights` takes any file of weights without a top, unchecked; `on_progress` is told of a download.
+    `wanted.weights` takes any file of weights without a top, unchecked, and `wanted.on_progress` is told of a download.
 
     Raises:
         BadBackbone: the name is unknown, or the weights cannot be had or are not the published ones.
@@ -69,7 +69,7 @@ def load(name: str, wanted: Wanted, *, on_progress: OnProgress | None = None) ->
         path, weights_hash = wanted.weights, _own(wanted.weights)
     else:
         files = member.files(wanted.size)
-        file, path, weights_hash = downloads.obtain(files, on_progress=on_progress)
+        file, path, weights_hash = downloads.obtain(files, on_progress=wanted.on_progress)
         if file != files[0]:
             remarks += (
                 f"keras/{name} uses the weights on this machine, which were trained at {member.size} pixels; there are "
@@ -113,6 +113,8 @@ def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
 def _member(name: str) -> Member:
     if name in MEMBERS:
         return MEMBERS[name]
+    if not name:
+        raise BadBackbone("no network is named after keras/", fix="see their names with: headstart backbones keras")
     known = [f"keras/{each}" for each in MEMBERS]
     hint = closest(f"keras/{name}", known) or "see all names with: headstart backbones"
     raise BadBackbone(f"backbone 'keras/{name}' is not known", fix=hint)
@@ -185,7 +187,9 @@ def _model(member: Member, size: int) -> keras.Model:
 
 def _fill(model: keras.Model, weights: Path, name: str) -> None:
     try:
-        model.load_weights(weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dozens about a file that does not fit, before it is refused
+            model.load_weights(weights)
     except _UNFIT as problem:
         raise BadBackbone(
             f"weights {str(weights)!r} are damaged or not those of keras/{name} without its top: {brief(problem)}",

@@ -59,9 +59,7 @@ def _in_hdf5(path: Path) -> Any:
     with h5py.File(path, "r") as file:
         written = file.attrs.get("model_config")
     if written is None:
-        raise BadBackbone(
-            f"backbone file {str(path)!r} holds weights but no model", fix=f"give a whole model: {_WHOLE}"
-        )
+        raise BadBackbone(f"backbone file {str(path)!r} holds weights but no model", fix=_WHOLE)
     return json.loads(written)
 
 

@@ -229,7 +229,7 @@ _ALL = (
     Member("MobileNetV2", MOBILENET_V2, 224, 1280, 396_128, "0.35", alpha=0.35, sizes=_MOBILE_V2),
     Member("MobileNetV3Large", MOBILENET_V3, 224, 960, 2_971_952, "large", "07fb09a5933dd0c8eaafa16978110389"),
     Member("MobileNetV3Small", MOBILENET_V3, 224, 576, 927_008, "small", "d3e8ec802a04aa4fc771ee12a9a9b836"),
-    Member("NASNetLarge", NASNET, 331, 4032, 84_691_590, "large", "d81d89dc07e6e56530c4e77faddd61b5"),
+    Member("NASNetLarge", NASNET, 331, 4032, 84_720_150, "large", "d81d89dc07e6e56530c4e77faddd61b5"),
     Member("NASNetMobile", NASNET, 224, 1056, 4_232_978, "mobile", "1ed92395b5b598bdda52abe5c0dbfd63"),
 )
 # fmt: on

@@ -55,7 +55,8 @@ def as_backbone(
             f"{name} holds a {code} layer: its runs cannot be opened or resumed, for code is never taken out of a run"
         )
         remarks = [*remarks, lost]
-    weights = {layer.name: layer.get_weights() for layer in model.layers}
+    constant = keras.layers.Normalization
+    weights = {layer.name: layer.get_weights() for layer in model.layers if not isinstance(layer, constant)}
     return Backbone(
         name=name,
         spec=spec,
@@ -69,15 +70,33 @@ def as_backbone(
 
 
 def _described(model: keras.Model, name: str) -> str:
+    from headstart.networks.keras_alone import without_tensorflow
+
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_tensorflow():
             warnings.simplefilter("ignore")  # about functions without names, which the user has allowed
-            return str(model.to_json())
+            return json.dumps(_with_constants(json.loads(model.to_json()), model))
     except Exception as problem:  # from any layer that is not Keras's own
         raise BadBackbone(
             f"backbone {name!r} cannot be described by Keras: {brief(problem)}",
             fix="give its own layers a get_config() that says how to make them again",
         ) from problem
+
+
+def _with_constants(described: dict[str, Any], model: keras.Model) -> dict[str, Any]:
+    """The description with what Normalization layers have learnt about pixels as settings of theirs.
+
+    As weights they would be of no use: such a layer computes with a copy, which values put in later do not change.
+    """
+    import keras
+
+    learnt = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.Normalization)}
+    for layer in described["config"].get("layers", ()):
+        own = learnt.get(layer.get("name"))
+        if own is not None and own.input_mean is None:
+            mean, variance, *_ = own.get_weights()
+            layer["config"] |= {"mean": mean.tolist(), "variance": variance.tolist()}
+    return described
 
 
 def from_run(name: str, about: Mapping[str, Any]) -> Backbone:
@@ -132,10 +151,11 @@ def _build(
 ) -> Network:
     import keras
 
+    from headstart.backbones.keras_blank import blank
     from headstart.networks.keras import KerasNetwork
 
     # Anew each time: a network changes its model, and the next one has to start from the same.
-    model = keras.saving.deserialize_keras_object(json.loads(text), safe_mode=safe)
+    model = blank(lambda: keras.saving.deserialize_keras_object(json.loads(text), safe_mode=safe))
     for layer, values in (weights or {}).items():
         model.get_layer(layer).set_weights(values)
     return KerasNetwork(model, spec=spec, groups=groups)
@@ -152,7 +172,9 @@ def put_in(model: keras.Model, weights: Path, what: str) -> None:
             f"weights file {str(weights)!r} does not exist", fix="name a file that model.save_weights wrote"
         )
     try:
-        model.load_weights(weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dozens about a file that does not fit, before it is refused
+            model.load_weights(weights)
     except Exception as problem:
         raise BadBackbone(
             f"weights {str(weights)!r} do not fit {what}: {brief(problem)}",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.backbone import Backbone, Entry, Source, Wanted
+from headstart.backbones.backbone import Backbone, Entry, OnProgress, Source, Wanted
 from headstart.config import Framework
 from headstart.errors import BadBackbone, BadSetting
 from headstart.registry import Registry, closest
@@ -24,6 +24,7 @@ def load_backbone(
     framework: Framework | None = None,
     cut: str | None = None,
     allow_code: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Backbone:
     """The pre-trained network of this name, without its top.
 
@@ -37,6 +38,7 @@ def load_backbone(
         framework: `tensorflow` or `jax` for a Keras backbone; by default the one that is installed, TensorFlow first.
         cut: layer of a network of your own whose output are the features, by default the one before its last layers.
         allow_code: load a file that holds code, which then runs: only for files that you trust.
+        on_progress: told the bytes that are there, and of how many, while weights are downloaded.
 
     Raises:
         BadBackbone: the name is unknown or ambiguous, or the weights are missing or damaged.
@@ -53,6 +55,7 @@ def load_backbone(
         framework=framework,
         cut=cut,
         allow_code=allow_code,
+        on_progress=on_progress,
     )
     return part.load(own, wanted)
 
@@ -84,15 +87,16 @@ def full_name(name: str) -> str:
     Raises:
         BadBackbone: no source or several sources have it.
     """
-    source, slash, _ = name.partition("/")
+    source, slash, own = name.partition("/")
+    source = source.lower()
     if slash and source in SOURCES.names():
-        return name  # whether the source has it is for the source to say: it may know more than it lists
+        return f"{source}/{own}"  # whether the source has it is for the source to say: it may know more than it lists
     if not slash and source in SOURCES.names():
         part: Source = SOURCES.load(source)
         first = next(iter(part.catalogue()), None)
         return f"{source}/{first.name if first else ''}"  # a source without a list says what it wants itself
     known = [entry.name for entry in list_backbones()]
-    found = [full for full in known if full.partition("/")[2] == name]
+    found = [full for full in known if full.partition("/")[2].lower() == name.lower()]
     if len(found) == 1:
         return found[0]
     if found:

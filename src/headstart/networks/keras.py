@@ -178,7 +178,8 @@ class KerasNetwork:
         if key not in self._compiled:
             used = self._body if what == "features" else self._all
             reads = [*(named.variable for named in used), *self._preprocess.variables, *self._seeds]
-            self._compiled[key] = self._engine.compile(function(), reads=reads)
+            # Threads may come here together; all take what the first has put down.
+            self._compiled.setdefault(key, self._engine.compile(function(), reads=reads))
         return self._compiled[key]
 
     def _between(self, inputs: Tensor, start: int, stop: int) -> Tensor:
@@ -204,8 +205,7 @@ class KerasNetwork:
         """
         self._head_input = len(self._steps) - (input_of(head) == "map")
         shape = self._pool.output.shape if self._head_input == len(self._steps) else self.backbone.output_shape
-        with self._engine.scope():
-            self._head = top(head, shape[1:], classes, seed=seed)
+        self._head = top(head, shape[1:], classes, seed=seed)
         layers = Piece(HEAD, self._head.layers)
         self._head_named = _named(HEAD, layers)
         _switch(layers.layers, False)
@@ -218,6 +218,11 @@ class KerasNetwork:
         """What the head's dropout draws from."""
         found = self._head.variables if self._head is not None else []
         return [variable for variable in found if variable.name == "seed_generator_state"]
+
+    @property
+    def _draws(self) -> tuple[int, int, int]:
+        """The shape of the seeds of a step: each copy's, each layer's, the two numbers of one."""
+        return (self._engine.copies, len(self._seeds), 2)
 
     # ---- training
 
@@ -262,7 +267,7 @@ class KerasNetwork:
                 )
         except (ValueError, TypeError) as problem:
             raise BadSetting(
-                f"optimizer {chosen!r} cannot be used: {problem}",
+                f"optimizer {chosen!r} cannot be used: {str(problem).splitlines()[0]}",
                 fix="use one of keras.optimizers, 'adam' for instance",
             ) from problem
         self._engine.place(self._optimizer.variables)
@@ -310,13 +315,14 @@ class KerasNetwork:
         if name not in self._compiled:
             self._compiled[name] = self._compile_step(start)
         self._average_steps += 1
+        batch = _divisible(batch, self._engine.devices)
         loss = self._compiled[name](
             batch.inputs,
             batch.labels.astype(np.int32),
             batch.weights.astype(np.float32),
             np.array([self._rates.get(group, 0.0) * scale for group in self._order], np.float32),
             np.array([self._counts.get(group, 0) for group in self._order], np.float32),
-            np.random.default_rng(key).integers(0, 2**32, (len(self._seeds), 2), np.uint32),
+            np.random.default_rng(key).integers(0, 2**32, self._draws, np.uint32),
             # A short memory at first: a long one would hold on to the weights from before training.
             np.float32(min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))),
         )
@@ -334,11 +340,11 @@ class KerasNetwork:
         def update(inputs: Any, labels: Any, shares: Any, rates: Any, counts: Any, keys: Any, decay: Any) -> Any:
             self.traces += 1
             for place, seed in enumerate(seeds):
-                seed.assign(keys[place])
+                seed.assign(keys[self._engine.replica, place])
 
             def loss() -> Any:
                 logits = self._answer(inputs, start, training=True)
-                penalties = sum(self._head.losses, start=0.0) / self._engine.devices
+                penalties = sum(self._head.losses, start=0.0) / self._engine.copies
                 return ops.sum(self._criterion(labels, logits) * shares) + penalties
 
             value, gradients = self._engine.gradients(loss, weights, statistics)
@@ -411,6 +417,7 @@ class KerasNetwork:
             raise RuntimeError(f"{len(differing)} names or shapes differ, first {differing[0]}")
         for named in self._all:
             named.variable.assign(weights[named.name])
+        self._engine.place([named.variable for named in self._all])
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights that have moved, their slots and step counts, the average."""
@@ -508,6 +515,15 @@ def _thaw(layers: Sequence[Any]) -> None:
             layer.trainable = False
             for variable in layer._trainable_variables:
                 variable.trainable = True
+
+
+def _divisible(batch: Batch, devices: int) -> Batch:
+    """The batch with as many copies of its last item, at weight 0, as all devices need to get the same number."""
+    missing = -len(batch.labels) % devices
+    if not missing:
+        return batch
+    inputs, labels = (np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for a in (batch.inputs, batch.labels))
+    return Batch(inputs, labels, np.append(batch.weights, np.zeros(missing)), batch.start)
 
 
 def _pooling(backbone: keras.Model) -> keras.Model:

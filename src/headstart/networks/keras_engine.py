@@ -56,6 +56,14 @@ class Engine(Protocol):
         `statistics` are the variables that computing the loss assigns to.
         """
 
+    @property
+    def copies(self) -> int:
+        """How many calls of a compiled function share a batch, each with a part of it."""
+
+    @property
+    def replica(self) -> Tensor:
+        """Within a compiled function: which of these calls it is."""
+
     def place(self, variables: Sequence[keras.Variable]) -> None:
         """Bring these variables to where this engine's compiled functions want them."""
 

@@ -154,7 +154,7 @@ def _by_name(parts: Sequence[Piece], names: str) -> Iterator[tuple[str | None, P
     for piece in parts:
         keys: dict[str, list[Any]] = {}
         early: list[Any] = []
-        for layer in piece.layers:
+        for layer in {id(layer): layer for layer in piece.layers}.values():
             match = pattern.search(layer.name)
             if match:
                 keys.setdefault(match.group(match.lastindex or 0), []).append(layer)

@@ -86,6 +86,16 @@ class JaxEngine:
             variable.assign(value)
         return result, found
 
+    @property
+    def copies(self) -> int:
+        """One program spans all devices."""
+        return 1
+
+    @property
+    def replica(self) -> int:
+        """The only one."""
+        return 0
+
     def place(self, variables: Sequence[keras.Variable]) -> None:
         """A whole copy of each variable on every device."""
         for variable in variables if self._distribution else ():

@@ -67,6 +67,10 @@ class _Rated:
         finally:
             self.pace.group = None
 
+    def _all_reduce_sum_gradients(self, pairs: Any) -> Any:
+        """As they are: several devices under TensorFlow have summed them already, to clip the sum."""
+        return pairs
+
     def _apply_weight_decay(self, variables: Any) -> None:
         """Nothing: Keras's own would decay at the rate of the optimizer; `update_step` does it at the group's."""
 

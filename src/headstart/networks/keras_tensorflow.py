@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ class TensorFlowEngine:
     def __init__(self, devices: Sequence[str] | None = None) -> None:
         names = list(devices) if devices is not None else [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
         self.accelerated = any("GPU" in name for name in names)
-        self._strategy = tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
+        self._strategy = _mirrored(tuple(names)) if len(names) > 1 else None
         self.name = f"tensorflow-{tf.__version__}-{'gpu' if self.accelerated else 'cpu'}"
 
     @property
@@ -78,17 +78,46 @@ class TensorFlowEngine:
         found = tape.gradient(result, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         found = [tf.convert_to_tensor(gradient) for gradient in found]
         if self._strategy is not None:
-            context = tf.distribute.get_replica_context()
-            # The optimizer will sum over the devices once more, so each contributes its share of the sum.
-            found = [g / self.devices for g in context.all_reduce(tf.distribute.ReduceOp.SUM, found)]
+            found = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, found)
         return result, found
 
+    @property
+    def copies(self) -> int:
+        """One on each device."""
+        return self.devices
+
+    @property
+    def replica(self) -> Tensor:
+        """The device's place in the strategy."""
+        return tf.distribute.get_replica_context().replica_id_in_sync_group if self._strategy else 0
+
     def place(self, variables: Sequence[keras.Variable]) -> None:
-        """Nothing: TensorFlow's variables are where they were made."""
+        """A copy of each variable on every device, also of a model that was made without a thought of several."""
+        if self._strategy is None:
+            return
+        for variable in variables:
+            if not isinstance(variable.value, tf.distribute.DistributedValues):
+                drawn = variable.name == "seed_generator_state"  # each device has its own, all else is the same on all
+                synchronization = tf.VariableSynchronization
+                with self._strategy.scope():
+                    variable._value = tf.Variable(
+                        variable.numpy(),
+                        name=variable.name,
+                        trainable=variable.trainable,
+                        synchronization=synchronization.ON_READ if drawn else synchronization.AUTO,
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA if drawn else tf.VariableAggregation.MEAN,
+                    )
 
     def read(self, tensors: Sequence[Tensor]) -> list[np.ndarray]:
         """Wait for these tensors."""
         return [tensor.numpy() for tensor in tensors]
+
+
+@cache
+def _mirrored(names: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    # One for all networks of a process: each strategy numbers its reductions from the same start, and those of two
+    # would be taken for one another.
+    return tf.distribute.MirroredStrategy(list(names))
 
 
 def _adam(

@@ -9,10 +9,10 @@ from headstart.networks.keras_backend import choose
 
 choose()
 
-import keras
-from keras import layers
+import keras  # noqa: E402  not before the engine is chosen
+from keras import layers  # noqa: E402
 
-from headstart.networks.keras import KerasNetwork
+from headstart.networks.keras import KerasNetwork  # noqa: E402
 
 
 def small_keras_network(spec: InputSpec, kind: type[KerasNetwork] = KerasNetwork) -> KerasNetwork:

@@ -194,7 +194,8 @@ MODELS: tuple[Callable[[], keras.Model], ...] = (
 
 
 def network_of(make: Callable[[], keras.Model], kind: type[KerasNetwork] = KerasNetwork) -> KerasNetwork:
-    """The network over this model, with weights that do not hang on the engine."""
+    """The network over this model, with weights that do not hang on the engine and the names of a new process."""
+    keras.utils.clear_session(free_memory=False)
     model = make()
     drawn(model)
     return kind(model, spec=SPEC, groups=r"narrow\d|wide\d" if make is branching else None)

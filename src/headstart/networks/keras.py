@@ -266,9 +266,10 @@ class KerasNetwork:
                     adam=self._engine.adam,
                 )
         except (ValueError, TypeError) as problem:
+            name = chosen if isinstance(chosen, str) else type(chosen).__name__
             raise BadSetting(
-                f"optimizer {chosen!r} cannot be used: {str(problem).splitlines()[0]}",
-                fix="use one of keras.optimizers, 'adam' for instance",
+                f"optimizer {name!r} cannot be used: {str(problem).splitlines()[0]}",
+                fix="use one of keras.optimizers, 'adam' for instance, at one rate",
             ) from problem
         self._engine.place(self._optimizer.variables)
         loss = self._own.loss

@@ -26,13 +26,14 @@ def choose(framework: Framework | None = None) -> Engine:
     Raises:
         BadSetting: it is not installed, or Keras runs on another one in this process already.
     """
-    running = _running()
-    wanted = framework or running or os.environ.get("KERAS_BACKEND") or next(iter(engines()), None)
+    running, environment = _running(), os.environ.get("KERAS_BACKEND")
+    wanted = framework or running or environment or next(iter(engines()), None)
     if wanted is None:
         raise BadSetting("Keras backbones need TensorFlow or JAX, and neither is installed", fix=_INSTALL)
     if wanted not in ENGINES:
+        said = "the environment says KERAS_BACKEND=" if wanted == environment else "the engine is "
         raise BadSetting(
-            f"Keras backbones are trained with TensorFlow or JAX, not with Keras on {wanted!r}",
+            f"{said}{wanted}, but Keras backbones are trained with TensorFlow or JAX",
             fix=f"set KERAS_BACKEND or --framework to {' or '.join(ENGINES)}; for PyTorch take a PyTorch backbone",
         )
     if running is not None and running != wanted:
@@ -41,9 +42,7 @@ def choose(framework: Framework | None = None) -> Engine:
             fix=f"leave the framework out, or start a new process with KERAS_BACKEND={wanted}",
         )
     if wanted not in engines():
-        raise BadSetting(
-            f"{wanted} is not installed", fix=f"pip install 'headstart[{wanted}]', or use {_other(engines())}"
-        )
+        raise BadSetting(f"{wanted} is not installed", fix=f"pip install 'headstart[{wanted}]', or {_other(engines())}")
     if find_spec("keras") is None:
         raise BadSetting("Keras is not installed", fix=f"pip install 'headstart[{wanted}]'")
     os.environ["KERAS_BACKEND"] = wanted
@@ -102,4 +101,4 @@ def _running() -> str | None:
 
 
 def _other(installed: tuple[Engine, ...]) -> str:
-    return " or ".join(installed) or "a PyTorch backbone"
+    return f"take --framework {' or '.join(installed)}" if installed else "take a PyTorch backbone"

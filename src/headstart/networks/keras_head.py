@@ -36,7 +36,7 @@ def top(head: Head | LinearHead | Native, shape: Sequence[int], classes: int, *,
     rng = np.random.default_rng(seed)
     model = keras.Sequential([keras.Input(tuple(shape))], name="head")
     if isinstance(head, LinearHead):
-        model.add(keras.layers.Dense(classes))
+        model.add(keras.layers.Dense(classes, kernel_initializer="zeros"))  # what is drawn would be thrown away
         model.layers[-1].set_weights([head.weights.astype(np.float32), head.bias.astype(np.float32)])
         return model
     for layer in (*head.layers, Dense(classes, "linear")):

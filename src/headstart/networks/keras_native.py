@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from headstart.modalities.spec import InputSpec
+from headstart.networks.keras_alone import without_tensorflow
 
 FILE = "model.keras"
 CLASSES = "classes.json"  # within that file: the names of the outputs, in order
@@ -62,7 +63,8 @@ def write(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
     """Write the model as a `.keras` file with the names of its classes inside."""
     named = path.with_name(f"{path.name}.keras")  # Keras goes by the ending
     try:
-        model.save(named)
+        with without_tensorflow():
+            model.save(named)
         with zipfile.ZipFile(named, "a") as file:
             file.writestr(CLASSES, json.dumps(list(classes), ensure_ascii=False))
         named.replace(path)

@@ -128,8 +128,8 @@ def train(
         device: Where to compute; auto takes the fastest there is. Default: auto.
         splits: A splits.csv of an earlier run, to use its splits again. Default: new splits from the seed.
         weights: File with the backbone's weights. Default: those that its source knows.
-        framework: Engine of a Keras backbone, tensorflow or jax. Default: the one installed, TensorFlow first.
-        cut: Layer of your own network whose output are the features. Default: the one before its last layers.
+        framework: Engine to train with; a Keras backbone takes tensorflow or jax. Default: what is installed.
+        cut: Layer of your own network that gives the features. Default: the one before its last layers.
         allow_code: Load a backbone file that holds code, which then runs; only for files you trust. Default: refused.
         on_event: Called with each event while the work goes on.
 

@@ -43,7 +43,7 @@ class Settings:
     splits: str | None = None  # the splits.csv of an earlier run
     weights: str | None = None  # a file with the backbone's weights
     framework: Framework | None = None  # the engine, where a backbone runs on several
-    cut: str | None = None  # the layer of a user's own network whose output are the features
+    cut: str | None = None  # the layer of a user's own network that gives the features
     allow_code: bool = False  # a file that holds code may be loaded
 
     @classmethod

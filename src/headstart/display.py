@@ -61,7 +61,7 @@ def sentence(event: Event) -> str | None:
 def _figures(event: EpochEnded) -> str:
     parts = [f"loss {event.loss:.4f}"]
     if event.validation_loss is not None:
-        parts.append(f"validation loss {event.validation_loss:.4f}")
+        parts.append(f"validation loss {max(0.0, event.validation_loss):.4f}")
     if event.validation_accuracy is not None:
         parts.append(f"validation accuracy {event.validation_accuracy:.3f}")
     return ", ".join(parts)

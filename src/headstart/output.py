@@ -104,10 +104,10 @@ def predictions_csv(predictions: Sequence[Prediction]) -> str:
 
 def backbones_text(entries: Sequence[Entry]) -> str:
     """One line a backbone."""
-    rows = [("name", "pixels", "features", "parameters", "licence", "here", "note")]
+    rows = [("name", "pixels", "features", "parameters", "here", "licence", "note")]
     for e in entries:
         here = "yes" if e.available else "no"
-        rows.append((e.name, str(e.size), str(e.width), f"{e.parameters / 1e6:.1f} M", e.licence, here, e.note))
+        rows.append((e.name, str(e.size), str(e.width), f"{e.parameters / 1e6:.1f} M", here, e.licence, e.note))
     return columns(rows)
 
 

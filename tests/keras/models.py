@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -23,6 +24,11 @@ from headstart.networks.keras import KerasNetwork
 from ..conformance.keras_networks import drawn
 from ..conformance.networks import SPEC
 
+# Drawing weights by the layers' own initialisers takes JAX seconds of compiling; `made` draws them.
+CONSTANT = {"kernel_initializer": "zeros"}
+RECURRENT = {**CONSTANT, "recurrent_initializer": "zeros"}
+Conv2D, Dense = partial(layers.Conv2D, **CONSTANT), partial(layers.Dense, **CONSTANT)
+LSTM, GRU = partial(layers.LSTM, **RECURRENT), partial(layers.GRU, **RECURRENT)
 SHAPE = (SPEC.size, SPEC.size, 3)
 
 
@@ -32,14 +38,14 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def stem(source: keras.KerasTensor) -> keras.KerasTensor:
-    return layers.Conv2D(8, 3, strides=4, padding="same")(source)
+    return Conv2D(8, 3, strides=4, padding="same")(source)
 
 
 def residual() -> keras.Model:
     source = keras.Input(SHAPE)
     maps = stem(source)
     for _ in range(2):
-        changed = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(maps))
+        changed = layers.BatchNormalization()(Conv2D(8, 3, padding="same")(maps))
         maps = layers.ReLU()(layers.Add()([maps, changed]))
     return keras.Model(source, maps)
 
@@ -49,7 +55,7 @@ def densely_connected() -> keras.Model:
     maps = stem(source)
     for number in (1, 2):
         changed = layers.BatchNormalization(name=f"dense{number}_bn")(maps)
-        changed = layers.Conv2D(4, 3, padding="same", name=f"dense{number}_conv")(changed)
+        changed = Conv2D(4, 3, padding="same", name=f"dense{number}_conv")(changed)
         maps = layers.Concatenate(name=f"dense{number}_concat")([maps, changed])
     return keras.Model(source, maps)
 
@@ -61,8 +67,8 @@ def branching() -> keras.Model:
     for number in (1, 2):
         branches = [layers.MaxPooling2D(3, 1, padding="same", name=f"mixed{number}_pool")(maps)]
         for branch in "abc":
-            narrow = layers.Conv2D(2, 1, name=f"narrow{number}_{branch}")(maps)
-            branches.append(layers.Conv2D(4, 3, padding="same", name=f"wide{number}_{branch}")(narrow))
+            narrow = Conv2D(2, 1, name=f"narrow{number}_{branch}")(maps)
+            branches.append(Conv2D(4, 3, padding="same", name=f"wide{number}_{branch}")(narrow))
         maps = layers.Concatenate(name=f"mixed{number}")(branches)
     return keras.Model(source, maps)
 
@@ -70,15 +76,15 @@ def branching() -> keras.Model:
 def sharing() -> keras.Model:
     """A convolution that is used twice, with others in between."""
     source = keras.Input(SHAPE)
-    twice = layers.Conv2D(8, 3, padding="same", name="twice")
+    twice = Conv2D(8, 3, padding="same", name="twice")
     maps = layers.ReLU()(twice(stem(source)))
-    maps = twice(layers.Conv2D(8, 1)(maps))
-    return keras.Model(source, layers.Conv2D(4, 1)(maps))
+    maps = twice(Conv2D(8, 1)(maps))
+    return keras.Model(source, Conv2D(4, 1)(maps))
 
 
 def nested() -> keras.Model:
     """The tutorials' way: a base in a sequential model, itself made of a model."""
-    return keras.Sequential([keras.Input(SHAPE), residual(), layers.GlobalAveragePooling2D(), layers.Dense(6)])
+    return keras.Sequential([keras.Input(SHAPE), residual(), layers.GlobalAveragePooling2D(), Dense(6)])
 
 
 def stored_as_frozen() -> keras.Model:
@@ -86,7 +92,7 @@ def stored_as_frozen() -> keras.Model:
     source = keras.Input(SHAPE)
     base = residual()
     base.trainable = False
-    maps = layers.Conv2D(8, 1)(base(source, training=False))
+    maps = Conv2D(8, 1)(base(source, training=False))
     return keras.Model(source, layers.BatchNormalization()(maps))
 
 
@@ -95,7 +101,7 @@ def same_names() -> keras.Model:
 
     def block(name: str) -> keras.Model:
         inside = keras.Input((8, 8, 8))
-        maps = layers.Conv2D(8, 3, padding="same", name="conv")(inside)
+        maps = Conv2D(8, 3, padding="same", name="conv")(inside)
         return keras.Model(inside, layers.BatchNormalization(name="bn")(maps), name=name)
 
     source = keras.Input(SHAPE)
@@ -104,7 +110,7 @@ def same_names() -> keras.Model:
 
 def one_within_twice() -> keras.Model:
     source, inside = keras.Input(SHAPE), keras.Input((8, 8, 8))
-    block = keras.Model(inside, layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(inside)))
+    block = keras.Model(inside, layers.BatchNormalization()(Conv2D(8, 3, padding="same")(inside)))
     return keras.Model(source, block(layers.ReLU()(block(stem(source)))))
 
 
@@ -112,7 +118,7 @@ def operations() -> keras.Model:
     """Arithmetic between layers, as `maps * 2 + 1` in the functional style makes it."""
     source = keras.Input(SHAPE)
     maps = keras.ops.relu(stem(source)) * 2.0 + 1.0
-    return keras.Model(source, layers.Conv2D(4, 1)(maps / keras.ops.sum(maps, axis=-1, keepdims=True)))
+    return keras.Model(source, Conv2D(4, 1)(maps / keras.ops.sum(maps, axis=-1, keepdims=True)))
 
 
 def augmenting() -> keras.Model:
@@ -127,49 +133,49 @@ def rows(source: keras.KerasTensor) -> keras.KerasTensor:
 
 def lstm() -> keras.Model:
     source = keras.Input(SHAPE)
-    sequence = layers.LSTM(8, return_sequences=True, dropout=0.2)(rows(source))
-    return keras.Model(source, layers.LSTM(8)(sequence))
+    sequence = LSTM(8, return_sequences=True, dropout=0.2)(rows(source))
+    return keras.Model(source, LSTM(8)(sequence))
 
 
 def gru_sequences() -> keras.Model:
     source = keras.Input(SHAPE)
-    return keras.Model(source, layers.GRU(8, return_sequences=True)(rows(source)))
+    return keras.Model(source, GRU(8, return_sequences=True)(rows(source)))
 
 
 def bidirectional() -> keras.Model:
     source = keras.Input(SHAPE)
-    sequence = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(rows(source))
-    return keras.Model(source, layers.Bidirectional(layers.GRU(4))(sequence))
+    sequence = layers.Bidirectional(LSTM(6, return_sequences=True))(rows(source))
+    return keras.Model(source, layers.Bidirectional(GRU(4))(sequence))
 
 
 def masking() -> keras.Model:
     """Rows of the mean colour are left out: what says so travels beside the sequence."""
     source = keras.Input(SHAPE)
-    sequence = layers.LSTM(8, return_sequences=True)(layers.Masking()(rows(source)))
-    return keras.Model(source, layers.LSTM(8)(sequence))
+    sequence = LSTM(8, return_sequences=True)(layers.Masking()(rows(source)))
+    return keras.Model(source, LSTM(8)(sequence))
 
 
 def attention() -> keras.Model:
     source = keras.Input(SHAPE)
-    tokens = layers.Dense(16)(rows(source))
+    tokens = Dense(16)(rows(source))
     for _ in range(2):
         within = layers.LayerNormalization()(tokens)
-        tokens = layers.Add()([tokens, layers.MultiHeadAttention(2, 8)(within, within)])
-        tokens = layers.Add()([tokens, layers.Dense(16, activation="gelu")(layers.LayerNormalization()(tokens))])
+        tokens = layers.Add()([tokens, layers.MultiHeadAttention(2, 8, **CONSTANT)(within, within)])
+        tokens = layers.Add()([tokens, Dense(16, activation="gelu")(layers.LayerNormalization()(tokens))])
     return keras.Model(source, tokens)
 
 
 def distributed_in_time() -> keras.Model:
     """A normalisation inside a layer that is no model."""
     source = keras.Input(SHAPE)
-    each = keras.Sequential([layers.Dense(8), layers.BatchNormalization()])
+    each = keras.Sequential([Dense(8), layers.BatchNormalization()])
     return keras.Model(source, layers.TimeDistributed(each)(rows(source)))
 
 
 def passing_states() -> keras.Model:
     source = keras.Input(SHAPE)
-    sequence, *states = layers.LSTM(8, return_sequences=True, return_state=True)(rows(source))
-    return keras.Model(source, layers.LSTM(8)(sequence, initial_state=states))
+    sequence, *states = LSTM(8, return_sequences=True, return_state=True)(rows(source))
+    return keras.Model(source, LSTM(8)(sequence, initial_state=states))
 
 
 MODELS: tuple[Callable[[], keras.Model], ...] = (
@@ -193,9 +199,18 @@ MODELS: tuple[Callable[[], keras.Model], ...] = (
 )
 
 
-def network_of(make: Callable[[], keras.Model], kind: type[KerasNetwork] = KerasNetwork) -> KerasNetwork:
-    """The network over this model, with weights that do not hang on the engine and the names of a new process."""
+def made(make: Callable[[], keras.Model]) -> keras.Model:
+    """This model, with weights that do not hang on the engine and layers named as in a new process."""
     keras.utils.clear_session(free_memory=False)
     model = make()
     drawn(model)
-    return kind(model, spec=SPEC, groups=r"narrow\d|wide\d" if make is branching else None)
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        if variable.name == "recurrent_kernel":
+            variable.assign(rng.normal(0, variable.shape[0] ** -0.5, variable.shape))
+    return model
+
+
+def network_of(make: Callable[[], keras.Model], kind: type[KerasNetwork] = KerasNetwork) -> KerasNetwork:
+    """The network over this model."""
+    return kind(made(make), spec=SPEC, groups=r"narrow\d|wide\d" if make is branching else None)

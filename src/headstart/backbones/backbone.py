@@ -53,7 +53,7 @@ class Wanted:
     size: int | None = None  # pixels of a side
     weights: Path | None = None  # a file with its weights
     framework: Framework | None = None  # the engine, where a source has several
-    cut: str | None = None  # the layer of a user's own network whose output are the features
+    cut: str | None = None  # the layer of a user's own network that gives the features
     allow_code: bool = False  # load a file that holds code; only ever from the user's own command
     on_progress: OnProgress | None = None  # told while weights are downloaded
 

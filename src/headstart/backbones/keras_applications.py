@@ -46,7 +46,7 @@ def _entry(name: str, member: Member) -> Entry:
         parameters=member.parameters,
         licence=member.family.licence,
         available=available,
-        note=member.trained if available else f"{member.trained}; downloaded at its first use",
+        note=member.trained if available else f"{member.trained}; is downloaded",
     )
 
 

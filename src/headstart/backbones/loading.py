@@ -36,7 +36,7 @@ def load_backbone(
         size: side of the picture in pixels, by default the one that the backbone was trained on.
         weights: file with its weights, by default the one that the source knows.
         framework: `tensorflow` or `jax` for a Keras backbone; by default the one that is installed, TensorFlow first.
-        cut: layer of a network of your own whose output are the features, by default the one before its last layers.
+        cut: layer of a network of your own that gives the features, by default the one before its last layers.
         allow_code: load a file that holds code, which then runs: only for files that you trust.
         on_progress: told the bytes that are there, and of how many, while weights are downloaded.
 

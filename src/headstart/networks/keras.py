@@ -139,8 +139,13 @@ class KerasNetwork:
         """Check that the engine computes there: it took its device when it started.
 
         Raises:
-            BadSetting: it does not.
+            BadSetting: it does not, or a launcher has started several processes.
         """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise BadSetting(
+                "a Keras backbone is trained by one process, which uses all GPUs",
+                fix="start headstart itself, without a launcher of several processes",
+            )
         here = {"cpu": not self._engine.accelerated, "cuda": self._engine.accelerated, "auto": True}
         if not here.get(device):
             fix = "hide the GPU with CUDA_VISIBLE_DEVICES=-1" if device == "cpu" else "leave the device out"
@@ -354,7 +359,7 @@ class KerasNetwork:
             optimizer.pace.rates, optimizer.pace.counts = rates, counts
             optimizer.apply(gradients, weights)
             for average, weight in zip(averages, weights, strict=bool(averages)):
-                average.assign(average + (weight - average) * (1 - decay))
+                average.assign(average + (weight - average) * ops.cast(1 - decay, average.dtype))
             return value
 
         slots = self._slots(live)
@@ -540,9 +545,9 @@ def _pooling(backbone: keras.Model) -> keras.Model:
 
 def _clipped(gradients: Sequence[Tensor], largest: float) -> list[Tensor]:
     """Gradients scaled so that their norm together is at most `largest`."""
-    norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
+    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients))
     factor = ops.minimum(1.0, largest / (norm + 1e-6))
-    return [gradient * factor for gradient in gradients]
+    return [gradient * ops.cast(factor, gradient.dtype) for gradient in gradients]
 
 
 def _copy_of(variable: keras.Variable) -> keras.Variable:
@@ -550,7 +555,8 @@ def _copy_of(variable: keras.Variable) -> keras.Variable:
 
 
 def _values(variable: keras.Variable) -> Any:
-    return np.array(keras.ops.convert_to_numpy(variable.value))
+    value = variable.value
+    return np.array(value.numpy() if hasattr(value, "numpy") else value)  # TensorFlow's, or JAX's
 
 
 def _array(values: np.ndarray) -> Float[np.ndarray, "n ..."]:

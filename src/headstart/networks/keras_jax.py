@@ -78,7 +78,9 @@ class JaxEngine:
         others = [(variable, variable.value) for variable in self._outer]
 
         def of(values: list[Any]) -> tuple[Any, list[Any]]:
-            with keras.StatelessScope(state_mapping=[*others, *zip(weights, values, strict=True)]) as scope:
+            # Penalties of activities are losses that layers add while they are called.
+            mapping = [*others, *zip(weights, values, strict=True)]
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
                 return loss(), [scope.get_current_value(variable) for variable in statistics]
 
         (result, new), found = jax.value_and_grad(of, has_aux=True)([weight.value for weight in weights])

@@ -131,15 +131,17 @@ def _adam(
     epsilon: float,
 ) -> None:
     """The same formula as Keras's, three times as fast: a large head is bound by the memory that each pass moves."""
+    # A number of another type than the weight would end the process.
+    first, second, step, rate, gradient = (tf.cast(value, variable.dtype) for value in (*betas, step, rate, gradient))
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=slots[0].value.handle,
         v=slots[1].value.handle,
-        beta1_power=tf.pow(betas[0], step),
-        beta2_power=tf.pow(betas[1], step),
+        beta1_power=tf.pow(first, step),
+        beta2_power=tf.pow(second, step),
         lr=rate,
-        beta1=betas[0],
-        beta2=betas[1],
+        beta1=first,
+        beta2=second,
         epsilon=epsilon,
         grad=gradient,
         use_locking=False,

@@ -58,7 +58,7 @@ def lay_out(folder: Path, place: Path) -> Path:
     return place
 
 
-def run(command: list[str], cache: Path) -> dict[str, float]:
+def run(command: list[str], cache: Path) -> dict[str, Any]:
     """What a process tells, with its seconds to the end of training, and those that processors worked for it."""
     began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     own = {**os.environ, "HEADSTART_CACHE": str(cache), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -66,7 +66,7 @@ def run(command: list[str], cache: Path) -> dict[str, float]:
         out, err = process.communicate()
     if process.returncode:
         sys.exit(err)
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for line in out.splitlines():
         found |= json.loads(line) if line.startswith("{") else {}
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

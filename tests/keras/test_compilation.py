@@ -13,11 +13,9 @@ from headstart.networks.network import HEAD, INPUT, Batch, Cut, Optimization
 
 from ..conformance.networks import SPEC, batch, pictures
 from . import models
-from .models import KerasNetwork
+from .models import KerasNetwork, engine
 
 pytestmark = pytest.mark.keras
-
-from headstart.networks.keras_engine import engine
 
 
 class Counting(type(engine())):  # type: ignore[misc]

@@ -156,7 +156,11 @@ def test_a_constraint_holds_after_each_step() -> None:
 @pytest.mark.parametrize(
     ("layers", "what", "fix"),
     [
-        (lambda: [L.Flatten(), L.Dense(5, activation="softmax")], "gives 5 outputs, but there are 3 classes", "Dense(3"),
+        (
+            lambda: [L.Flatten(), L.Dense(5, activation="softmax")],
+            "gives 5 outputs, but there are 3 classes",
+            "Dense(3",
+        ),
         (lambda: [], "has no layers", "Dense(3"),
         (lambda: [L.Flatten, L.Dense(3)], "is not a Keras layer", "keras.layers.Flatten()"),
         (lambda: ["dense"], "is not a Keras layer", "keras.layers.Flatten()"),

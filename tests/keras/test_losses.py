@@ -1,4 +1,4 @@
-"""Losses and metrics of Keras, by name, as objects or as functions: each gets labels and answers in the form it wants."""
+"""Losses and metrics of Keras, by name, as objects or functions: each gets labels and answers in the form it wants."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from headstart.networks.network import HEAD, Optimization, Own
 
 from ..conformance.networks import batch
 from . import models
-from .models import keras, network_of
+from .models import cross_entropy, given, keras, measures, network_of
 
 pytestmark = pytest.mark.keras
-
-from headstart.networks.keras_losses import cross_entropy, given, measures
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 12)

@@ -13,32 +13,29 @@ from headstart.networks.network import HEAD, Optimization, Own
 
 from ..conformance.networks import batch, changed
 from . import models
-from .models import keras, network_of
+from .models import engine, keras, network_of, rated
 
 pytestmark = pytest.mark.keras
 
-from headstart.networks.keras_engine import engine
-from headstart.networks.keras_optimizer import rated
-
-O = keras.optimizers
+optimizers = keras.optimizers
 OPTIMIZERS = [
-    O.SGD(),
-    O.SGD(momentum=0.9, nesterov=True),
-    O.SGD(momentum=0.9, weight_decay=0.1),
-    O.Adam(),
-    O.Adam(amsgrad=True, epsilon=1e-4),
-    O.AdamW(weight_decay=0.1, beta_2=0.9),
-    O.RMSprop(momentum=0.5, centered=True),
-    O.Adagrad(),
-    O.Adadelta(),
-    O.Adamax(),
-    O.Nadam(),
-    O.Lion(),
-    O.Lamb(),
-    O.Ftrl(),
-    O.Adafactor(),
-    O.SGD(clipvalue=0.5),
-    O.SGD(clipnorm=0.1),
+    optimizers.SGD(),
+    optimizers.SGD(momentum=0.9, nesterov=True),
+    optimizers.SGD(momentum=0.9, weight_decay=0.1),
+    optimizers.Adam(),
+    optimizers.Adam(amsgrad=True, epsilon=1e-4),
+    optimizers.AdamW(weight_decay=0.1, beta_2=0.9),
+    optimizers.RMSprop(momentum=0.5, centered=True),
+    optimizers.Adagrad(),
+    optimizers.Adadelta(),
+    optimizers.Adamax(),
+    optimizers.Nadam(),
+    optimizers.Lion(),
+    optimizers.Lamb(),
+    optimizers.Ftrl(),
+    optimizers.Adafactor(),
+    optimizers.SGD(clipvalue=0.5),
+    optimizers.SGD(clipnorm=0.1),
 ]
 RATES = (0.1, 0.001)
 
@@ -86,13 +83,13 @@ def test_each_group_moves_as_by_the_optimizer_itself_at_its_rate(optimizer: Any)
 
 def test_a_group_that_joins_late_moves_as_one_that_has_just_begun() -> None:
     ours, alone = fresh(0), fresh(0)[1]
-    late = rated(O.Adam(), ours, [0, 1], adam=engine().adam)
+    late = rated(optimizers.Adam(), ours, [0, 1], adam=engine().adam)
     for step in range(6):
         late.pace.rates = keras.ops.convert_to_tensor(RATES, "float32")
         late.pace.counts = keras.ops.convert_to_tensor([step, step - 5], "float32")
         live = slice(0, 2 if step == 5 else 1)
         late.apply(gradients(step)[live], ours[live])
-    O.Adam(RATES[1]).apply([gradients(5)[1]], [alone])
+    optimizers.Adam(RATES[1]).apply([gradients(5)[1]], [alone])
     np.testing.assert_allclose(numpy(ours[1]), numpy(alone), atol=1e-7)
 
 
@@ -106,7 +103,7 @@ def with_optimizer(optimizer: Any) -> Any:
 def test_by_plain_descent_a_step_is_rate_times_gradient_in_each_group() -> None:
     moves = []
     for rates in ((0.2, 0.01), (0.1, 0.03)):
-        network = with_optimizer(O.SGD())
+        network = with_optimizer(optimizers.SGD())
         last = network.groups[-1].name
         before = network.weights()
         network.thaw({HEAD: rates[0], last: rates[1]})
@@ -118,7 +115,7 @@ def test_by_plain_descent_a_step_is_rate_times_gradient_in_each_group() -> None:
         np.testing.assert_allclose(move, ratio * moves[1][name], rtol=1e-2, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", [O.Nadam(), O.Adafactor()], ids=described)
+@pytest.mark.parametrize("optimizer", [optimizers.Nadam(), optimizers.Adafactor()], ids=described)
 def test_what_an_optimizer_keeps_beside_slots_survives_a_restart(optimizer: Any) -> None:
     asked = str(optimizer.get_config())
     first = with_optimizer(optimizer)
@@ -138,9 +135,9 @@ def test_what_an_optimizer_keeps_beside_slots_survives_a_restart(optimizer: Any)
 @pytest.mark.parametrize(
     ("optimizer", "what"),
     [
-        (O.Adam(O.schedules.ExponentialDecay(0.1, 1, 0.5)), "it has a schedule of rates"),
-        (O.Adam(use_ema=True), "averages weights"),
-        (O.Adam(gradient_accumulation_steps=2), "collects gradients"),
+        (optimizers.Adam(optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)), "it has a schedule of rates"),
+        (optimizers.Adam(use_ema=True), "averages weights"),
+        (optimizers.Adam(gradient_accumulation_steps=2), "collects gradients"),
         ("nosuch", "nosuch"),
         (3, "3"),
     ],

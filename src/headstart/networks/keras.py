@@ -211,9 +211,7 @@ class KerasNetwork:
         self._head_input = len(self._steps) - (input_of(head) == "map")
         shape = self._pool.output.shape if self._head_input == len(self._steps) else self.backbone.output_shape
         self._head = top(head, shape[1:], classes, seed=seed)
-        layers = Piece(HEAD, self._head.layers)
-        self._head_named = _named(HEAD, layers)
-        _switch(layers.layers, False)
+        self._head_named = _named(HEAD, Piece(HEAD, self._head.layers))
         self._engine.place([*(named.variable for named in self._head_named), *self._seeds])
         self._compiled = {key: run for key, run in self._compiled.items() if key[0] == "features"}
         self._forget()

@@ -53,15 +53,7 @@ def a_model() -> keras.Model:
     return keras.Model(source, L.Dense(CLASSES, activation="softmax")(L.GlobalMaxPooling2D()(L.Conv2D(4, 1)(source))))
 
 
-def models_within() -> Sequence[Any]:
-    return [L.Flatten(), keras.Sequential([L.Dense(8, activation="relu"), L.Dense(CLASSES, activation="softmax")])]
-
-
-def recurrent() -> Sequence[Any]:
-    return [L.Reshape((64, 4)), L.LSTM(6, dropout=0.2, recurrent_dropout=0.2), L.Dense(CLASSES, activation="softmax")]
-
-
-HEADS = [(tutorial, "map"), (normalising, "pooled"), (a_model, "map"), (models_within, "map"), (recurrent, "map")]
+HEADS = [(tutorial, "map"), (normalising, "pooled"), (a_model, "map")]
 
 
 @pytest.mark.parametrize(("make", "cut"), HEADS, ids=lambda value: getattr(value, "__name__", value))

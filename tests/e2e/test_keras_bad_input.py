@@ -117,8 +117,8 @@ def test_heads_groups_and_devices_that_are_not_there(refused: Refused, here: Pat
         ("tensorflow", "tensorflow", ("tensorflow is not installed", "pip install 'headstart[tensorflow]'", "jax")),
         ("jax", "jax", ("jax is not installed", "pip install 'headstart[jax]'", "tensorflow")),
         ("keras", "", ("Keras is not installed", "pip install 'headstart[")),
-        ("", "torch", ("TensorFlow or JAX", "'torch'", "KERAS_BACKEND")),
-        ("", "nonsense", ("TensorFlow or JAX", "'nonsense'", "KERAS_BACKEND")),
+        ("", "torch", ("TensorFlow or JAX", "KERAS_BACKEND=torch")),
+        ("", "nonsense", ("TensorFlow or JAX", "KERAS_BACKEND=nonsense")),
     ],
 )
 def test_an_engine_that_cannot_be_had(

@@ -26,7 +26,7 @@ from headstart.backbones.backbone import Backbone, OnProgress
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
 from headstart.data.dataset import SPLITS, Dataset
-from headstart.data.loading import drop_unreadable, load_dataset, load_labelled
+from headstart.data.loading import drop_unreadable, folder_of, load_dataset, load_labelled
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Event, Note, PhaseEnded, Progress, RunStarted, to_json
@@ -74,6 +74,7 @@ def plan(settings: Settings) -> Plan:
     Raises:
         HeadstartError: as `train`.
     """
+    folder_of(settings.data)
     backbone = _backbone(settings)
     check_new(_out(settings))
     dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
@@ -91,6 +92,7 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
         HeadstartError: the data, a setting or the backbone cannot be used, the disk is full, or training diverged.
     """
     began = time.monotonic()
+    folder_of(settings.data)  # before weights are downloaded for photos that are not there
     backbone = yield from _fetched(settings)
     out = _out(settings)
     check_new(out)

@@ -139,7 +139,12 @@ def drop_unreadable(dataset: Dataset, reasons: Mapping[str, str], *, seed: int) 
     return left
 
 
-def _root(source: str | Path) -> Path:
+def folder_of(source: str | Path) -> Path:
+    """Where this folder is; looks at nothing in it.
+
+    Raises:
+        BadData: it does not exist, or is a file.
+    """
     path = Path(source).expanduser()
     if source == "" or not path.exists():
         parent = path.parent
@@ -158,7 +163,7 @@ def _refusal(modality: str) -> folder.Refusal:
 
 def _scan(source: str | Path, modality: str) -> tuple[Path, Scan]:
     unusable = _refusal(modality)
-    root = _root(source)
+    root = folder_of(source)
     try:
         found = folder.scan(root, unusable)
     except OSError as problem:

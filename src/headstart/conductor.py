@@ -7,15 +7,14 @@ machine are read from the events instead of being taken again.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -321,14 +320,24 @@ def _backbone(settings: Settings, on_progress: OnProgress | None = None) -> Back
 
 
 def _fetched(settings: Settings) -> Generator[Event, None, Backbone]:
-    """The backbone; while its weights are downloaded, how far that is."""
-    told: SimpleQueue[tuple[int, int | None]] = SimpleQueue()
+    """The backbone; while its weights are downloaded, how far that is. Leaving early stops the download."""
+    told: SimpleQueue[tuple[int, int | None] | None] = SimpleQueue()
+    left = False
+
+    def tell(there: int, of: int | None) -> None:
+        if left:
+            raise CancelledError
+        told.put((there, of))
+
     with ThreadPoolExecutor(1, thread_name_prefix="backbone") as pool:
-        loading = pool.submit(_backbone, settings, lambda there, of: told.put((there, of)))
-        while not loading.done() or not told.empty():
-            with contextlib.suppress(Empty):
-                there, total = told.get(timeout=0.05)
+        loading = pool.submit(_backbone, settings, tell)
+        loading.add_done_callback(lambda _: told.put(None))
+        try:
+            while (now := told.get()) is not None:
+                there, total = now
                 yield Progress(what="MB of weights", done=there >> 20, total=(total or there) >> 20)
+        finally:
+            left = True
         return loading.result()
 
 

@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
-from headstart.config import Device, Framework, Quality, Settings
+from headstart.config import Device, Fit, Framework, Quality, Settings
 
 if TYPE_CHECKING:
     from headstart.answering import Prediction
@@ -51,6 +51,12 @@ def train(
     framework: Framework | None = None,
     cut: str | None = None,
     allow_code: bool | None = None,
+    factory: str | None = None,
+    adapt: str | None = None,
+    fit: Fit | None = None,
+    class_weights: str | None = None,
+    columns: str | None = None,
+    max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run: ...
 
@@ -78,6 +84,12 @@ def train(
     framework: Framework | None = None,
     cut: str | None = None,
     allow_code: bool | None = None,
+    factory: str | None = None,
+    adapt: str | None = None,
+    fit: Fit | None = None,
+    class_weights: str | None = None,
+    columns: str | None = None,
+    max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Plan: ...
 
@@ -104,6 +116,12 @@ def train(
     framework: Framework | None = None,
     cut: str | None = None,
     allow_code: bool | None = None,
+    factory: str | None = None,
+    adapt: str | None = None,
+    fit: Fit | None = None,
+    class_weights: str | None = None,
+    columns: str | None = None,
+    max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run | Plan:
     """Train a model on a folder of labelled photos, tune it and measure it on photos that it has never seen.
@@ -131,6 +149,12 @@ def train(
         framework: Engine to train with; a Keras backbone takes tensorflow or jax. Default: what is installed.
         cut: Layer of your own network that gives the features. Default: the one before its last layers.
         allow_code: Load a backbone file that holds code, which then runs; only for files you trust. Default: refused.
+        factory: Makes your own network, FILE.py:FUNCTION or MODULE:FUNCTION; its weights are the backbone file/PATH.
+        adapt: lora tunes small additions to a transformer's layers instead of the layers; lora:16 sets their rank.
+        fit: Bring photos to a square by crop, pad or squash; best cross-validates. Default: the backbone's own way.
+        class_weights: balanced counts each class alike; or a CSV or JSON file of class and weight. Default: none.
+        columns: Columns of a table, such as path=photo,label=species,group=patient. Default: by their names.
+        max_pixels: Refuse photos of more pixels. Default: 178956970.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -159,6 +183,12 @@ def train(
         framework=framework,
         cut=cut,
         allow_code=allow_code,
+        factory=factory,
+        adapt=adapt,
+        fit=fit,
+        class_weights=_text(class_weights),
+        columns=columns,
+        max_pixels=max_pixels,
     )
     from headstart.conductor import plan
     from headstart.conductor import train as work

@@ -300,6 +300,7 @@ def _identity(backbone: Backbone) -> dict[str, Any]:
     return {
         "name": backbone.name,
         "size": backbone.spec.size,
+        "fit": backbone.spec.fit,
         "weights_hash": backbone.weights_hash,
         "licence": backbone.licence,
         "framework": backbone.framework,
@@ -315,6 +316,8 @@ def _backbone(settings: Settings, on_progress: OnProgress | None = None) -> Back
         framework=settings.framework,
         cut=settings.cut,
         allow_code=settings.allow_code,
+        factory=settings.factory,
+        fit=None if settings.fit == "best" else settings.fit,
         on_progress=on_progress,
     )
 

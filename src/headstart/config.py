@@ -17,6 +17,7 @@ from headstart.registry import closest
 Quality = Literal["fast", "balanced", "best"]
 Framework = Literal["torch", "tensorflow", "jax"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
+Fit = Literal["crop", "pad", "squash", "best"]
 
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -45,6 +46,12 @@ class Settings:
     framework: Framework | None = None  # the engine, where a backbone runs on several
     cut: str | None = None  # the layer of a user's own network that gives the features
     allow_code: bool = False  # a file that holds code may be loaded
+    factory: str | None = None  # MODULE:FUNCTION or FILE.py:FUNCTION that makes the user's own network
+    adapt: str | None = None  # lora, or lora:RANK: tune small additions to the layers instead of the layers
+    fit: Fit | None = None  # how a photo is brought to a square; best: whichever cross-validation likes best
+    class_weights: str | None = None  # none, balanced, or a file with a weight for each class
+    columns: str | None = None  # of a table: path=COLUMN,label=COLUMN,split=...,group=...,weight=...
+    max_pixels: int | None = None  # a photo of more is refused
 
     @classmethod
     def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
@@ -230,4 +237,10 @@ _EXPECT: dict[str, _Expect] = {
     "framework": _one_of(get_args(Framework)),
     "cut": _text(),
     "allow_code": _yes_or_no(),
+    "factory": _text(),
+    "adapt": _text(),
+    "fit": _one_of(get_args(Fit)),
+    "class_weights": _text(),
+    "columns": _text(),
+    "max_pixels": _whole(1),
 }

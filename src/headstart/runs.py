@@ -156,7 +156,14 @@ class Run:
             root=Path(about["root"]),
             classes=self.classes,
             items=tuple(
-                Item(row["id"], row["path"], position[row["label"]], cast(Split, row["split"]))
+                Item(
+                    row["id"],
+                    row["path"],
+                    position[row["label"]],
+                    cast(Split, row["split"]),
+                    row.get("group") or "",
+                    float(row.get("weight") or 1.0),
+                )
                 for row in self._read_csv("splits.csv")
             ),
             skipped=tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv")),

@@ -54,6 +54,7 @@ class Wanted:
     weights: Path | None = None  # a file with its weights
     framework: Framework | None = None  # the engine, where a source has several
     cut: str | None = None  # the layer of a user's own network that gives the features
+    factory: str | None = None  # makes the user's own network; code, and only ever from the user's own command
     allow_code: bool = False  # load a file that holds code; only ever from the user's own command
     on_progress: OnProgress | None = None  # told while weights are downloaded
 

@@ -10,6 +10,7 @@ from typing import Any
 from headstart.backbones.backbone import Backbone, Entry, OnProgress, Source, Wanted
 from headstart.config import Framework
 from headstart.errors import BadBackbone, BadSetting
+from headstart.modalities.spec import Fit
 from headstart.registry import Registry, closest
 
 SMALLEST = 32  # pixels: the networks that we know halve the picture five times
@@ -24,6 +25,8 @@ def load_backbone(
     framework: Framework | None = None,
     cut: str | None = None,
     allow_code: bool = False,
+    factory: str | None = None,
+    fit: Fit | None = None,
     on_progress: OnProgress | None = None,
 ) -> Backbone:
     """The pre-trained network of this name, without its top.
@@ -38,6 +41,8 @@ def load_backbone(
         framework: `tensorflow` or `jax` for a Keras backbone; by default the one that is installed, TensorFlow first.
         cut: layer of a network of your own that gives the features, by default the one before its last layers.
         allow_code: load a file that holds code, which then runs: only for files that you trust.
+        factory: `MODULE:FUNCTION` or `FILE.py:FUNCTION` that makes a network of your own; its code runs.
+        fit: `crop`, `pad` or `squash`: how photos are brought to a square, by default as its makers did it.
         on_progress: told the bytes that are there, and of how many, while weights are downloaded.
 
     Raises:
@@ -55,9 +60,10 @@ def load_backbone(
         framework=framework,
         cut=cut,
         allow_code=allow_code,
+        factory=factory,
         on_progress=on_progress,
     )
-    return part.load(own, wanted)
+    return _fitted(part.load(own, wanted), fit)
 
 
 def restore_backbone(identity: Mapping[str, Any]) -> Backbone:
@@ -68,7 +74,12 @@ def restore_backbone(identity: Mapping[str, Any]) -> Backbone:
     """
     source, _, own = str(identity["name"]).partition("/")
     part: Source = SOURCES.load(source)
-    return part.restore(own, identity["size"], identity.get("about", {}))
+    return _fitted(part.restore(own, identity["size"], identity.get("about", {})), identity.get("fit"))
+
+
+def _fitted(backbone: Backbone, fit: Fit | None) -> Backbone:
+    """The same backbone, its photos brought to a square in this way."""
+    return backbone if fit is None else replace(backbone, spec=replace(backbone.spec, fit=fit))
 
 
 def list_backbones(filter: str | None = None) -> list[Entry]:

@@ -23,6 +23,8 @@ class Item:
     path: str  # relative to the data set's root, with forward slashes
     label: int  # position of its class in `Dataset.classes`
     split: Split
+    group: str = ""  # what it shares with others that must stay on its side: a patient, a burst; empty: nothing
+    weight: float = 1.0  # how many plain items it counts for while training
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class Photo:
     id: str
     label: str
     given: Split | None
+    group: str = ""  # see `Item`
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,9 @@ def load_labelled(source: str | Path, *, classes: Sequence[str], modality: str =
             fix=f"the model knows {', '.join(classes)}; rename the folders, or leave the others out",
         )
     labels = {name: label for label, name in enumerate(classes)}
-    items = tuple(Item(photo.id, photo.path, labels[photo.label], "test") for photo in found.photos)
+    items = tuple(
+        Item(photo.id, photo.path, labels[photo.label], "test", photo.group, photo.weight) for photo in found.photos
+    )
     return Dataset(
         root=root,
         classes=tuple(classes),
@@ -236,7 +238,10 @@ def _on_one_side(photos: Sequence[Photo]) -> tuple[list[Photo], list[Skipped]]:
 
 def _manifest(root: Path, photos: Sequence[Photo], classes: tuple[str, ...], modality: str) -> Dataset:
     labels = {name: label for label, name in enumerate(classes)}
-    items = tuple(Item(photo.id, photo.path, labels[photo.label], photo.given or "train") for photo in photos)
+    items = tuple(
+        Item(photo.id, photo.path, labels[photo.label], photo.given or "train", photo.group, photo.weight)
+        for photo in photos
+    )
     return Dataset(root=root, classes=classes, items=items, modality=modality)
 
 

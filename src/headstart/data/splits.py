@@ -15,6 +15,7 @@ from headstart.writing import whole
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.1
 COLUMNS = ("path", "label", "split", "id")
+MORE = ("group", "weight")  # written where some photo has one
 STRONGER: tuple[Split, ...] = ("test", "validation", "train")  # equal photos on two sides: the first of these keeps its
 
 _SPELLINGS: dict[str, Split] = {
@@ -135,7 +136,7 @@ def match(rows: Sequence[Row], photos: Mapping[str, str]) -> dict[str, Split]:
 
 
 def write_splits(dataset: Dataset, path: Path) -> None:
-    """Write path, class, split and id of every photo as CSV, whole or not at all.
+    """Write path, class, split, and id of every photo as CSV, whole or not at all.
 
     Names that are not UTF-8 keep their bytes.
 
@@ -147,8 +148,11 @@ def write_splits(dataset: Dataset, path: Path) -> None:
         unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows((item.path, dataset.classes[item.label], item.split, item.id) for item in dataset.items)
+        more = any(item.group or item.weight != 1 for item in dataset.items)
+        writer.writerow((*COLUMNS, *MORE) if more else COLUMNS)
+        for item in dataset.items:
+            row = (item.path, dataset.classes[item.label], item.split, item.id)
+            writer.writerow((*row, item.group, repr(item.weight)) if more else row)
 
 
 def read_splits(path: Path) -> tuple[Row, ...]:

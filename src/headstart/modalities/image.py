@@ -41,7 +41,11 @@ AUGMENT_RATIO = (3 / 4, 4 / 3)  # its width over its height, before it is made s
 AUGMENT_FLIP = 0.5  # probability of a mirrored view
 AUGMENT_JITTER = 0.2  # brightness, contrast and saturation each change by up to this share
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -52,6 +52,7 @@ class Wanted:
 
     size: int | None = None  # pixels of a side
     weights: Path | None = None  # a file with its weights
+    blank: bool = False  # fresh random weights instead of pre-trained ones
     framework: Framework | None = None  # the engine, where a source has several
     cut: str | None = None  # the layer of a user's own network that gives the features
     factory: str | None = None  # makes the user's own network; code, and only ever from the user's own command

@@ -67,6 +67,7 @@ class Optimization:
     label_smoothing: float = 0.0
     average: float = 0.0  # decay of the moving average of the weights per step; 0 keeps none
     precision: Literal["fp32", "bf16"] = "fp32"
+    statistics: Literal["stored", "batch"] = "stored"  # batch: live normalisation layers learn theirs, from scratch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ Fit = Literal["crop", "pad", "squash", "best"]
 
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_ADAPTER = re.compile(r"lora(?::([1-9]\d{0,3}))?")
+_RANK = 8  # of low-rank adapters where none is named: what most published results use
 _DURATION_HINT = "write it like 90s, 10m or 1h30m, or as a number of seconds above 0"
 
 
@@ -42,7 +44,7 @@ class Settings:
     size: int | None = None  # pixels of the squares that enter the network
     device: Device = "auto"
     splits: str | None = None  # the splits.csv of an earlier run
-    weights: str | None = None  # a file with the backbone's weights
+    weights: str | None = None  # a file with the backbone's weights; none: train it from scratch
     framework: Framework | None = None  # the engine, where a backbone runs on several
     cut: str | None = None  # the layer of a user's own network that gives the features
     allow_code: bool = False  # a file that holds code may be loaded
@@ -65,6 +67,11 @@ class Settings:
         if "data" not in {**read, **named}:
             raise BadSetting("no data is named", fix="name a folder of photos: headstart train FOLDER")
         return cls(**{**read, **named})
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the backbone begins with random weights."""
+        return self.weights == "none"
 
     def command(self) -> str:
         """The command line that asks for the same again. Not `out`: that folder is there by then."""
@@ -97,6 +104,12 @@ def parse_duration(text: str | float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise BadSetting(f"time limit {text!r} is not a duration", fix=_DURATION_HINT)
     return seconds
+
+
+def adapter_rank(adapt: str | None) -> int:
+    """The rank of the adapters that the setting asks for; 0 without."""
+    match = _ADAPTER.fullmatch(adapt or "")
+    return int(match.group(1) or _RANK) if match else 0
 
 
 def to_toml(settings: Settings, recipe_tables: dict[str, Any] | None = None) -> str:
@@ -210,6 +223,13 @@ def _positive() -> _Expect:
     return _Expect("a number above 0", take)
 
 
+def _adapter() -> _Expect:
+    return _Expect(
+        "lora, or lora:RANK such as lora:16",
+        lambda value: value if isinstance(value, str) and _ADAPTER.fullmatch(value) else None,
+    )
+
+
 def _duration() -> _Expect:
     def take(value: Any) -> float | None:
         return parse_duration(value) if isinstance(value, str | int | float) else None
@@ -238,7 +258,7 @@ _EXPECT: dict[str, _Expect] = {
     "cut": _text(),
     "allow_code": _yes_or_no(),
     "factory": _text(),
-    "adapt": _text(),
+    "adapt": _adapter(),
     "fit": _one_of(get_args(Fit)),
     "class_weights": _text(),
     "columns": _text(),

@@ -31,16 +31,44 @@ class Nested(nn.Module):
         return torch.relu(self.inner(maps)) + maps
 
 
-def small_torch_network(kind: type[TorchNetwork] = TorchNetwork) -> TorchNetwork:
+def stages() -> dict[str, nn.Module]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
         top = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
-        stages = {"stem": stem, "block1": Nested(8), "block2": Nested(8), "top": top}
-        for norm in [m for stage in stages.values() for m in stage.modules() if isinstance(m, nn.BatchNorm2d)]:
+        parts = {"stem": stem, "block1": Nested(8), "block2": Nested(8), "top": top}
+        for norm in [m for part in parts.values() for m in part.modules() if isinstance(m, nn.BatchNorm2d)]:
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 1.5)
-    return kind(stages, spec=SPEC, channels=16)
+    return parts
+
+
+def small_torch_network(kind: type[TorchNetwork] = TorchNetwork) -> TorchNetwork:
+    return kind(stages(), spec=SPEC, channels=16)
+
+
+class Body(nn.Module):
+    """The same layers as a user would write them: one module, whose forward says the order."""
+
+    def __init__(self, *, traceable: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(stages())
+        self.traceable = traceable
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if not self.traceable and pixels.mean() > 1e9:  # a choice by a value
+            return pixels
+        for layer in self.layers.values():
+            pixels = layer(pixels)
+        return pixels
+
+
+def traced() -> Network:
+    return TorchNetwork.of(Body(traceable=True), spec=SPEC, group_of=lambda name: name.split(".")[1])
+
+
+def whole() -> Network:
+    return TorchNetwork.of(Body(traceable=False), spec=SPEC, group_of=lambda name: name.split(".")[1])
 
 
 def bundled() -> Network:
@@ -53,7 +81,12 @@ def keras_network() -> Network:
     return small_keras_network(SPEC)
 
 
-NETWORKS: dict[str, Callable[[], Network]] = {"torch": small_torch_network, "bundled": bundled}
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "torch": small_torch_network,
+    "traced": traced,
+    "whole": whole,
+    "bundled": bundled,
+}
 if engines():
     NETWORKS["keras"] = keras_network
 
@@ -219,6 +252,39 @@ def check_the_average_stands_in_and_goes_away(network: Network) -> None:
     assert not changed(before, network.weights())
 
 
+LEARNING = Optimization(weight_decay=0.1, statistics="batch")
+
+
+def check_statistics_are_learnt_in_live_groups_alone(network: Network) -> None:
+    network.set_head(LAYERS, CLASSES, seed=1)
+    network.prepare(LEARNING)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    before = network.weights()
+    steps(network, 2)
+    moved = {key for key in changed(before, network.weights()) if not key.startswith("head")}
+    top = next(group for group in network.groups if group.name == "top")
+    assert moved >= set(top.parameters)
+    assert moved <= {*top.parameters, *top.buffers}
+    assert moved & set(top.buffers), "no statistics were learnt"
+
+
+def check_learnt_statistics_resume(make: Callable[[], Network]) -> None:
+    """And they are used while training, not in answers: those do not depend on their neighbours."""
+    network, resumed = make(), make()
+    for each in (network, resumed):
+        each.set_head(LAYERS, CLASSES, seed=1)
+        each.prepare(LEARNING)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    steps(network, 2)
+    resumed.load_state(network.state())
+    resumed.thaw({HEAD: 1e-2, "top": 1e-2})
+    for each in (network, resumed):
+        steps(each, 1, first=2)
+    assert not changed(network.weights(), resumed.weights())
+    images = pictures(8)
+    np.testing.assert_allclose(network.logits(images[:4]), network.logits(images)[:4], atol=1e-5)
+
+
 def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
     """At one of two rates: what moves a small network from scratch in 40 steps ruins a large pre-trained one."""
     fallen = []
@@ -241,5 +307,11 @@ ON_ONE = (
     check_cuts_compose,
     check_a_solved_head_is_taken_as_it_is,
     check_the_average_stands_in_and_goes_away,
+    check_statistics_are_learnt_in_live_groups_alone,
 )
-ON_SEVERAL = (check_resuming_equals_not_stopping, check_padding_weighs_nothing, check_training_lowers_the_loss)
+ON_SEVERAL = (
+    check_resuming_equals_not_stopping,
+    check_learnt_statistics_resume,
+    check_padding_weighs_nothing,
+    check_training_lowers_the_loss,
+)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from headstart.networks.network import HEAD
 from headstart.networks.torch import TorchNetwork
 
 from . import networks as suite
@@ -40,7 +41,7 @@ def test_groups_cover_every_tensor_of_the_backbone_once(name: str) -> None:
 class TrainingMode(TorchNetwork):
     """The fault of many: thawing a part puts the whole model into training mode."""
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         super().thaw(rates)
         self.model.train()
 
@@ -48,23 +49,23 @@ class TrainingMode(TorchNetwork):
 class ParentInTrainingMode(TorchNetwork):
     """Subtler: only the thawed groups are put into training mode."""
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         super().thaw(rates)
         for name in rates:
-            self._module(name).train()
+            (self.model.head if name == HEAD else self.model.backbone[name]).train()
 
 
 class NothingFrozen(TorchNetwork):
     """`requires_grad` is forgotten, and the rate with it."""
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         super().thaw({name: rates.get(name, 1e-3) for name in (*self.model.backbone, *rates)})
 
 
 class FreshOptimizer(TorchNetwork):
     """Unfreezing makes a new optimizer."""
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         moved = set(self._moved)
         self.prepare(self._plan)
         super().thaw(rates)
@@ -97,6 +98,25 @@ def test_the_suite_finds_the_fault(fault: type[TorchNetwork], check: Any) -> Non
 def test_the_suite_finds_a_state_without_step_counts() -> None:
     with pytest.raises((AssertionError, KeyError)):
         suite.check_resuming_equals_not_stopping(lambda: suite.small_torch_network(ForgetfulState))
+
+
+class StatisticsLeftOut(TorchNetwork):
+    """The state leaves out the statistics that were learnt."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {key: value for key, value in super().state().items() if not key.startswith("buffer/")}
+
+
+def test_the_suite_finds_a_state_without_learnt_statistics() -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        suite.check_learnt_statistics_resume(lambda: suite.small_torch_network(StatisticsLeftOut))
+
+
+def test_a_body_that_cannot_be_traced_stays_whole_and_one_that_can_is_taken_apart() -> None:
+    assert [cut.name for cut in suite.whole().cuts] == ["input", "map", "pooled"]
+    assert [cut.name for cut in suite.traced().cuts] == ["input", "stem", "block1", "block2", "map", "pooled"]
+    counted = [{group.name: group.flops for group in make().groups} for make in (suite.whole, suite.traced)]
+    assert counted[0] == counted[1]
 
 
 def test_no_module_of_a_network_is_ever_in_training_mode() -> None:

@@ -19,7 +19,7 @@ from headstart.errors import BadSetting
 from headstart.heads import Head, LinearHead, Native
 from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_engine import Compiled, Engine, Tensor, engine
-from headstart.networks.keras_graph import Piece, flattened, flops, grouped, pieces, variables
+from headstart.networks.keras_graph import Piece, flattened, flops, grouped, learning, pieces, variables
 from headstart.networks.keras_head import input_of, top
 from headstart.networks.keras_losses import Criterion, Measures, cross_entropy, given, measures
 from headstart.networks.keras_native import FILE, joined, preprocessing, write
@@ -66,6 +66,7 @@ class KerasNetwork:
         self._head: Any = None
         self._head_named: list[Named] = []
         self._head_input = len(self._steps)
+        self._training_steps = self._steps
         self._plan, self._own = Optimization(), Own()
         self._measures: Measures = {}
         self._criterion: Criterion = cross_entropy(0.0)
@@ -83,15 +84,16 @@ class KerasNetwork:
 
     # ---- what it is made of
 
-    def _between_cuts(self) -> list[Callable[[Tensor], Tensor]]:
-        """`_steps[i]` leads from `cuts[i]` to `cuts[i + 1]`."""
+    def _between_cuts(self, *, learns: bool = False) -> list[Callable[[Tensor], Tensor]]:
+        """`_steps[i]` leads from `cuts[i]` to `cuts[i + 1]`; with `learns`, by the statistics of batches."""
         steps: list[Callable[[Tensor], Tensor]] = []
         source = self.backbone.inputs[0]
         for piece in self._pieces:
             if piece.crossing is not None:
-                # In inference mode always: with a few hundred photos the statistics of a batch are worse than those of
-                # the pre-training, and a frozen layer must not notice that others train.
-                steps.append(partial(keras.Model(source, piece.crossing), training=False))
+                part = keras.Model(source, piece.crossing)
+                # In inference mode otherwise: with a few hundred photos the statistics of a batch are worse than those
+                # of the pre-training, and a frozen layer must not notice that others train.
+                steps.append(learning(part) if learns else partial(part, training=False))
                 source = piece.crossing
         first = steps[0]
         return [lambda pixels: first(self._preprocess(pixels)), *steps[1:], self._pool]
@@ -188,12 +190,13 @@ class KerasNetwork:
         return self._compiled[key]
 
     def _between(self, inputs: Tensor, start: int, stop: int) -> Tensor:
-        for step in self._steps[start:stop]:
-            inputs = step(inputs)
-        return inputs
+        return _through(self._steps[start:stop], inputs)
 
-    def _answer(self, inputs: Tensor, start: int, *, training: bool = False) -> Tensor:
-        return self._head(self._between(inputs, start, self._head_input), training=training)
+    def _answer(self, inputs: Tensor, start: int) -> Tensor:
+        return self._head(self._between(inputs, start, self._head_input), training=False)
+
+    def _training_answer(self, inputs: Tensor, start: int) -> Tensor:
+        return self._head(_through(self._training_steps[start : self._head_input], inputs), training=True)
 
     # ---- the new top
 
@@ -255,6 +258,7 @@ class KerasNetwork:
         """
         self._plan, self._own = plan, own or Own()
         self._forget()
+        self._training_steps = self._between_cuts(learns=True) if plan.statistics == "batch" else self._steps
         chosen = self._own.optimizer
         if chosen is None:
             chosen = keras.optimizers.AdamW(weight_decay=plan.weight_decay, beta_1=plan.betas[0], beta_2=plan.betas[1])
@@ -289,13 +293,22 @@ class KerasNetwork:
         self._average, self._average_steps = {}, 0
         self._compiled = {key: run for key, run in self._compiled.items() if key[0] != "step"}
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
-        """Let exactly these groups train at these rates; slots, and compiled steps of the same groups, are kept."""
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+        """Let exactly these groups train at these rates; slots, and compiled steps of the same groups, are kept.
+
+        Raises:
+            BadSetting: adapters are wanted, which are for PyTorch backbones.
+        """
+        if adapter:
+            raise BadSetting(
+                "low-rank adapters are for PyTorch backbones",
+                fix="leave adapt out, or take a PyTorch transformer such as timm/vit_small_patch16_224",
+            )
         if self._optimizer is None:
             self.prepare(self._plan, self._own)
         for piece in self._pieces:
             if piece.name in rates:
-                _thaw(piece.layers)
+                _switch(piece.layers, True) if self._plan.statistics == "batch" else _thaw(piece.layers)
             else:
                 _switch(piece.layers, False)
         _switch(self._head.layers, HEAD in rates)  # a normalisation in the head is new: it has statistics to learn
@@ -337,7 +350,8 @@ class KerasNetwork:
     def _compile_step(self, start: int) -> Compiled:
         live, optimizer, seeds = self._live, self._optimizer, self._seeds
         weights = [named.variable for named in live]
-        statistics = [named.variable for named in self._head_named if not named.parameter]
+        learning_too = set(self._rates) if self._plan.statistics == "batch" else {HEAD}
+        statistics = [named.variable for named in self._of(learning_too) if not named.parameter]
         averages = [self._average[named.name] for named in live] if self._plan.average else []
         clip = self._plan.clip if self._own.optimizer is None else 0.0
 
@@ -347,7 +361,7 @@ class KerasNetwork:
                 seed.assign(keys[self._engine.replica, place])
 
             def loss() -> Any:
-                logits = self._answer(inputs, start, training=True)
+                logits = self._training_answer(inputs, start)
                 penalties = sum(self._head.losses, start=0.0) / self._engine.copies
                 return ops.sum(self._criterion(labels, logits) * shares) + penalties
 
@@ -496,6 +510,12 @@ def _once_each(layers: Sequence[Any]) -> list[Any]:
 def _parts(layers: Sequence[Any]) -> list[Any]:
     """These layers and all layers within them; operations have none."""
     return [part for layer in layers if isinstance(layer, keras.Layer) for part in layer._flatten_layers()]
+
+
+def _through(steps: Sequence[Callable[[Tensor], Tensor]], inputs: Tensor) -> Tensor:
+    for step in steps:
+        inputs = step(inputs)
+    return inputs
 
 
 def _switch(layers: Sequence[Any], live: bool) -> None:

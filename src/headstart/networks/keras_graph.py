@@ -51,7 +51,13 @@ def flattened(model: keras.Model) -> keras.Model:
     return keras.Model(source, _replayed(model, source, {}), name=name)
 
 
-def _replayed(model: keras.Model, source: Any, called: dict[str, Any]) -> Any:
+def learning(model: keras.Model) -> keras.Model:
+    """The same layers in a graph whose normalisation takes its statistics from the batch, where it is trainable."""
+    source = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype)
+    return keras.Model(source, _replayed(model, source, {}, learns=True))
+
+
+def _replayed(model: keras.Model, source: Any, called: dict[str, Any], *, learns: bool = False) -> Any:
     """What the model's operations give for `source`, each called anew; models among them are opened.
 
     `called` are the operations before, by name: one of another model's that has the same name gets that model's before
@@ -66,8 +72,10 @@ def _replayed(model: keras.Model, source: Any, called: dict[str, Any]) -> Any:
         # Whether a layer trains is for each call to say; a choice stored in the graph would hide it.
         options = {key: value for key, value in options.items() if key not in ("training", "mask")}
         operation = node.operation
+        if learns and isinstance(operation, keras.layers.BatchNormalization):
+            options["training"] = True
         if _opens(operation) and len(arguments) == 1:
-            given = [_replayed(operation, arguments[0], called)]
+            given = [_replayed(operation, arguments[0], called, learns=learns)]
         else:
             while called.setdefault(operation.name, operation) is not operation:
                 operation.name = f"{model.name}_{operation.name}"

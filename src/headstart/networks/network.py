@@ -150,8 +150,14 @@ class Network(Protocol):
             BadSetting: the user's own optimizer or loss is not one of this framework.
         """
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
-        """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept."""
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+        """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept.
+
+        With a rank in `adapter`, groups train through low-rank adapters of their dense layers, which `weights` adds in.
+
+        Raises:
+            BadSetting: the network knows no adapters, or has no layer for them.
+        """
 
     def step(self, batch: Batch, *, scale: float, key: int) -> Any:
         """One update at `scale` times the rates; `key` seeds dropout. Gives a loss that is still on the device."""

@@ -19,11 +19,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from headstart.errors import BadSetting
 from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Native, Pool
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own
+from headstart.networks.torch_adapters import add_adapters, is_adapter, load_merged, merged, plain_name, rank_of
+from headstart.networks.torch_graph import GroupOf, flops_of_groups, grouped, take_apart
 from headstart.networks.torch_modules import ACTIVATIONS, ChannelsLastFlatten, Live, SeededDropout, TransferModel
 
 if TYPE_CHECKING:
@@ -33,16 +36,30 @@ if TYPE_CHECKING:
 class TorchNetwork:
     """A `Network` over ordered PyTorch modules.
 
+    What crosses between two of them is a map `[n c h w]`, tokens `[n t d]` or features `[n d]`.
+
     Args:
         stages: group name -> module; applied in turn to a normalised `[n 3 h w]` float tensor they give the map.
         spec: the pictures that the backbone takes.
-        channels: channels of the last feature map.
+        channels: pooled features; by default they are counted.
+        pool: makes pooled features `[n d]` of the last map; its weights belong to the last group. By default the mean.
+        groups: for a single stage that could not be taken apart: the group of each of its parameters and buffers,
+            by their names in it.
     """
 
-    def __init__(self, stages: Mapping[str, nn.Module], *, spec: InputSpec, channels: int) -> None:
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        *,
+        spec: InputSpec,
+        channels: int | None = None,
+        pool: nn.Module | None = None,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
         self.spec = spec
-        self.channels = channels
-        self.model = TransferModel(stages, spec)
+        self.model = TransferModel(stages, spec, pool)
+        self._channels = channels
+        self._within = dict(groups) if groups is not None else None  # the groups of a stage that stays whole
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device("cpu")
         self._accelerator: Accelerator | None = None
@@ -51,10 +68,34 @@ class TorchNetwork:
         self._optimizer: torch.optim.AdamW | None = None
         self._rates: dict[str, float] = {}
         self._moved: set[str] = set()  # groups that have ever been live
+        self._moving: list[tuple[str, nn.Parameter]] = []  # what the next step changes
         self._average: dict[str, Tensor] = {}
         self._average_steps = 0
         self._live: nn.Module = Live(self.model, len(stages) + 1)
         self._freeze_all()
+
+    @classmethod
+    def of(
+        cls, body: nn.Module, *, spec: InputSpec, pool: nn.Module | None = None, group_of: GroupOf = lambda name: None
+    ) -> TorchNetwork:
+        """A network of one module, taken apart where a single tensor crosses between groups.
+
+        Where that cannot be done it stays whole: its groups are still thawed one by one, but there is no cut between
+        them, so that the frozen part is computed anew in every step of tuning.
+
+        Args:
+            body: normalised `[n 3 h w]` float tensor -> the map.
+            spec: the pictures that it takes.
+            pool: the map -> pooled features `[n d]`; by default the mean.
+            group_of: full name of a parameter or buffer of `body` -> its group; None: that of the one before it.
+        """
+        body.eval()
+        groups = grouped(body, group_of)
+        blank = torch.zeros(2, 1 if spec.order == "grey" else 3, spec.size, spec.size)
+        parts = take_apart(body, groups, blank)
+        if parts is not None:
+            return cls(parts, spec=spec, pool=pool)
+        return cls({"whole": body}, spec=spec, pool=pool, groups=groups)
 
     # ---- what it is made of
 
@@ -66,22 +107,47 @@ class TorchNetwork:
     @cached_property
     def _groups(self) -> tuple[Group, ...]:
         flops = self._flops()
+        parameters = [name for name, _ in self.model.named_parameters()]
+        buffers = list(self._buffers())
         return tuple(
             Group(
                 name,
-                tuple(f"backbone.{name}.{key}" for key, _ in module.named_parameters()),
-                tuple(f"backbone.{name}.{key}" for key, _ in module.named_buffers()),
+                tuple(key for key in parameters if self._owner(key) == name),
+                tuple(key for key in buffers if self._owner(key) == name),
                 flops[name],
             )
-            for name, module in self.model.backbone.items()
+            for name in self._names
         )
 
-    def _flops(self) -> dict[str, int]:
-        from torch.utils.flop_counter import FlopCounterMode
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """The groups from input to output."""
+        return tuple(dict.fromkeys(self._within.values() if self._within is not None else self.model.backbone))
 
-        counted = {}
+    def _owner(self, name: str) -> str:
+        """The group of the parameter or buffer of this name."""
+        top, _, key = name.partition(".")
+        if top == "head":
+            return HEAD
+        if top == "pool":
+            return self._names[-1]
+        stage, _, inner = key.partition(".")
+        if self._within is None:
+            return stage
+        layer = plain_name(inner).rpartition(".")[0]
+        near = (group for known, group in self._within.items() if known.rpartition(".")[0] == layer)
+        return self._within.get(inner) or next(near)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        kept = self.model.state_dict().keys()  # indices of positions and the like are made anew, and are no weights
+        return {key: buffer for key, buffer in self.model.named_buffers() if key in kept}
+
+    def _flops(self) -> dict[str, int]:
         pixels = torch.zeros(1, 3, self.spec.size, self.spec.size, device=self.device)
+        counted = {}
         with torch.no_grad():
+            if self._within is not None:
+                return flops_of_groups(self.model.backbone["whole"], self.model.normalise(pixels), self._within)
             for position, name in enumerate(self.model.backbone):
                 with FlopCounterMode(display=False) as counter:
                     pixels = self.model.between(pixels, position, position + 1)
@@ -89,10 +155,18 @@ class TorchNetwork:
         return counted
 
     @cached_property
+    def channels(self) -> int:
+        """Pooled features of a photo."""
+        return self._channels or int(self._blank(self.cuts[-1]).size)
+
+    def _blank(self, upto: Cut) -> Float[np.ndarray, "1 ..."]:
+        return self.features(np.zeros((1, *self.input_shape), np.uint8), upto)
+
+    @cached_property
     def cuts(self) -> tuple[Cut, ...]:
         """The input, one after each group, and the pooled features; the one after the last group is `map`."""
-        names = list(self.model.backbone)
-        between = [Cut(name, after) for after, name in enumerate(names[:-1], start=1)]
+        names = self._names
+        between = [Cut(name, after) for after, name in enumerate(names[:-1], start=1) if self._within is None]
         return (INPUT, *between, Cut("map", len(names)), Cut("pooled", len(names)))
 
     def _position(self, cut: Cut) -> int:
@@ -228,8 +302,7 @@ class TorchNetwork:
     def _width(self, head: Head) -> int:
         if head.input == "pooled":
             return self.channels
-        blank = np.zeros((1, *self.input_shape), np.uint8)
-        return int(self.features(blank, self.cuts[-2]).size)
+        return int(self._blank(self.cuts[-2]).size)
 
     # ---- training
 
@@ -259,7 +332,7 @@ class TorchNetwork:
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": parameters, "group": name, "weight_decay": decay, "lr": 0.0}
-                for name in (*self.model.backbone, HEAD)
+                for name in (*self._names, HEAD)
                 for parameters, decay in self._by_decay(name)
                 if parameters
             ],
@@ -268,17 +341,13 @@ class TorchNetwork:
         )
 
     def _by_decay(self, group: str) -> tuple[tuple[list[nn.Parameter], float], tuple[list[nn.Parameter], float]]:
-        parameters = list(self._module(group).parameters())
+        parameters = [p for key, p in self._named({group}) if not is_adapter(key)]
         decayed = [parameter for parameter in parameters if parameter.ndim > 1]
         return (decayed, self._plan.weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)
 
-    def _module(self, group: str) -> nn.Module:
-        module: nn.Module = self.model.head if group == HEAD else self.model.backbone[group]
-        return module
-
     def _forget(self) -> None:
         self._optimizer = None
-        self._rates, self._moved = {}, set()
+        self._rates, self._moved, self._moving = {}, set(), []
         self._average, self._average_steps = {}, 0
 
     def _freeze_all(self) -> None:
@@ -286,31 +355,50 @@ class TorchNetwork:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
-    def thaw(self, rates: Mapping[str, float]) -> None:
-        """Let exactly these groups train at these rates.
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+        """Let exactly these groups train at these rates; through low-rank adapters where their rank is given.
 
         Normalisation layers keep their stored statistics in every group, live ones too: with a few hundred photos
-        the statistics of a batch are worse than those of the pre-training. So no module ever enters training mode.
+        the statistics of a batch are worse than those of the pre-training. So no module ever enters training mode,
+        unless the plan wants the statistics of batches, and then for the length of a step.
+
+        Raises:
+            BadSetting: adapters are wanted and no layer of these groups can have one, or PEFT is missing.
         """
         if self._optimizer is None:
             self.prepare(self._plan)
         self._freeze_all()
         self._rates = dict(rates)
-        for name in rates:
-            for parameter in self._module(name).parameters():
-                parameter.requires_grad_(True)
+        if adapter and set(rates) != {HEAD}:
+            self._adapt(set(rates), adapter)
+        named = self._named(rates)
+        self._moving = [(key, p) for key, p in named if is_adapter(key) == bool(adapter) or self._owner(key) == HEAD]
+        for _, parameter in self._moving:
+            parameter.requires_grad_(True)
         if self._plan.average:
-            self._average |= {key: p.detach().clone() for key, p in self._named(rates) if key not in self._average}
+            self._average |= {key: p.detach().clone() for key, p in self._moving if key not in self._average}
         self._moved |= set(rates)
-        live = [position for position, name in enumerate(self.model.backbone) if name in rates]
-        self._live = Live(self.model, min(live, default=self.model.head_input))
+        live = [place for place, name in enumerate(self._names) if name in rates]
+        first = min(live, default=self.model.head_input)
+        self._live = Live(self.model, first if self._within is None or not live else 0)
         if self._accelerator is not None:
             self._live = self._accelerator.prepare_model(self._live)
 
     def _named(self, groups: Mapping[str, float] | set[str]) -> list[tuple[str, nn.Parameter]]:
         """The parameters of these groups, in the model's own order."""
-        prefixes = tuple("head." if name == HEAD else f"backbone.{name}." for name in groups)
-        return [(key, p) for key, p in self.model.named_parameters() if key.startswith(prefixes)]
+        return [(key, p) for key, p in self.model.named_parameters() if self._owner(key) in groups]
+
+    def _adapt(self, groups: set[str], rank: int) -> None:
+        """Put adapters into these groups, and slots for them into the optimizer."""
+        assert self._optimizer is not None, "prepare before adapters are made"
+        before = {key for key, _ in self.model.named_parameters()}
+        add_adapters(self.model, lambda key: self._owner(key) in groups - {HEAD}, rank)
+        for key, parameter in self.model.named_parameters():
+            if is_adapter(key) and key not in before:
+                # No decay: it would pull the sum towards the pre-trained weights, where it began anyway.
+                self._optimizer.add_param_group(
+                    {"params": [parameter], "group": self._owner(key), "weight_decay": 0.0, "lr": 0.0}
+                )
 
     def step(self, batch: Batch, *, scale: float, key: int) -> Tensor:
         """One AdamW update; the loss stays on the device."""
@@ -335,6 +423,9 @@ class TorchNetwork:
     @contextlib.contextmanager
     def _training(self, key: int) -> Iterator[None]:
         dropouts = [module for module in self.model.head if isinstance(module, SeededDropout)]
+        learning = self._learning_statistics()
+        for norm in learning:
+            norm.train()
         generator = torch.Generator().manual_seed(key)
         for dropout in dropouts:
             dropout.generator, dropout.shard = generator, self.shard
@@ -343,6 +434,18 @@ class TorchNetwork:
         finally:
             for dropout in dropouts:
                 dropout.generator = None
+            for norm in learning:
+                norm.eval()
+
+    def _learning_statistics(self) -> list[nn.Module]:
+        """The normalisation layers that take their statistics from batches now."""
+        if self._plan.statistics == "stored":
+            return []
+        return [
+            module
+            for name, module in self.model.named_modules()
+            if getattr(module, "running_mean", None) is not None and self._owner(f"{name}.running_mean") in self._rates
+        ]
 
     def _follow(self) -> None:
         if not self._plan.average:
@@ -350,7 +453,7 @@ class TorchNetwork:
         self._average_steps += 1
         # A short memory at first: a long one would hold on to the weights from before training.
         decay = min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))
-        live = [(self._average[key], p.detach()) for key, p in self._named(self._rates)]
+        live = [(self._average[key], p.detach()) for key, p in self._moving]
         torch._foreach_lerp_([average for average, _ in live], [p for _, p in live], 1 - decay)
 
     def read(self, losses: Sequence[Tensor]) -> list[float]:
@@ -401,12 +504,12 @@ class TorchNetwork:
         """Nothing: a PyTorch model without its code is its weights, and those are kept in any case."""
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Every parameter and buffer of backbone and head by name, copied."""
-        return {key: _copy(value) for key, value in self.model.state_dict().items()}
+        """Every parameter and buffer of backbone and head by name, copied; what adapters learnt is added in."""
+        return {key: _copy(value) for key, value in merged(self.model).items()}
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Put such weights back, in place; names and shapes must match exactly."""
-        self.model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in weights.items()})
+        """Put such weights back, in place; names and shapes must match exactly. Adapters begin again at nothing."""
+        load_merged(self.model, {key: torch.from_numpy(np.array(value)) for key, value in weights.items()})
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights that have moved, their slots and step counts, the average."""
@@ -418,19 +521,27 @@ class TorchNetwork:
                 kept[f"average/{key}"] = _copy(self._average[key])
             for slot, value in self._optimizer.state[parameter].items() if parameter in self._optimizer.state else ():
                 kept[f"slot/{slot}/{key}"] = _copy(value)
+        if self._plan.statistics == "batch":
+            moved = {key: value for key, value in self._buffers().items() if self._owner(key) in self._moved}
+            kept |= {f"buffer/{key}": _copy(value) for key, value in moved.items()}
         return kept
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continue from `state()`; call `thaw` afterwards, as at the start of a stage."""
         assert self._optimizer is not None, "prepare before loading a state"
-        named = dict(self.model.named_parameters())
+        adapters = {key[7:]: value for key, value in state.items() if key.startswith("weight/") and is_adapter(key)}
+        if adapters:
+            self._adapt({self._owner(key) for key in adapters}, rank_of(adapters))
+        named, buffers = dict(self.model.named_parameters()), self._buffers()
         self._average_steps = int(state["average_steps"])
         for full, value in state.items():
             what, _, key = full.partition("/")
             tensor = torch.from_numpy(np.array(value))
             if what == "weight":
                 named[key].data.copy_(tensor)
-                self._moved.add(next((g for g in self.model.backbone if key.startswith(f"backbone.{g}.")), HEAD))
+                self._moved.add(self._owner(key))
+            elif what == "buffer":
+                buffers[key].copy_(tensor)
             elif what == "average":
                 self._average[key] = tensor.to(self.device)
             elif what == "slot":

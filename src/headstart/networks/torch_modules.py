@@ -18,6 +18,9 @@ ACTIVATIONS: Mapping[str, type[nn.Module]] = {
 }
 
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
 class Normalise(nn.Module):
     """Pixels 0..255 `[n c h w]`, uint8 or float, to what the backbone was trained on."""
 
@@ -26,23 +29,36 @@ class Normalise(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        if spec.order != "rgb":
-            raise ValueError(f"channels in the order {spec.order!r}")
+        self.order = spec.order
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """`(pixels - mean) / std`; on the device, because uint8 moves a quarter of the bytes."""
-        normal: Tensor = (pixels.float() - self.mean) / self.std
+        colours = pixels.float()
+        if self.order == "bgr":
+            colours = colours.flip(1)
+        elif self.order == "grey":
+            colours = (colours * colours.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        channels = colours.shape[1]
+        normal: Tensor = (colours - self.mean[:, :channels]) / self.std[:, :channels]
         return normal
 
 
+class GlobalMean(nn.Module):
+    """The mean over pixels `[n c h w]` or tokens `[n t c]`; features `[n c]` stay as they are."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Features `[n c]`."""
+        return maps.mean(dim=(2, 3)) if maps.ndim == 4 else maps.mean(dim=1) if maps.ndim == 3 else maps
+
+
 class ChannelsLastFlatten(nn.Module):
-    """A feature map `[n c h w]` to `[n h*w*c]`: the same order of features as on other frameworks."""
+    """A feature map `[n c h w]` to `[n h*w*c]`, tokens `[n t c]` to `[n t*c]`: the same order on every framework."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Rows, then columns, then channels."""
-        return maps.permute(0, 2, 3, 1).flatten(1)
+        return (maps.permute(0, 2, 3, 1) if maps.ndim == 4 else maps).flatten(1)
 
 
 class SeededDropout(nn.Module):
@@ -69,10 +85,11 @@ class TransferModel(nn.Module):
     `steps[i]` leads from `cuts[i]` to `cuts[i + 1]`.
     """
 
-    def __init__(self, stages: Mapping[str, nn.Module], spec: InputSpec) -> None:
+    def __init__(self, stages: Mapping[str, nn.Module], spec: InputSpec, pool: nn.Module | None = None) -> None:
         super().__init__()
         self.normalise = Normalise(spec)
         self.backbone = nn.ModuleDict(dict(stages))
+        self.pool = pool if pool is not None else GlobalMean()
         self.head = nn.Sequential()
         self.head_input = len(stages) + 1  # the position of the cut that the head stands on
 
@@ -82,7 +99,7 @@ class TransferModel(nn.Module):
         for position in range(start, stop):
             if position == 0:
                 inputs = self.normalise(inputs)
-            inputs = self.backbone[names[position]](inputs) if position < len(names) else inputs.mean(dim=(2, 3))
+            inputs = self.backbone[names[position]](inputs) if position < len(names) else self.pool(inputs)
         return inputs
 
     def forward(self, pixels: Tensor, start: int = 0) -> Tensor:

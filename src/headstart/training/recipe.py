@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from headstart.config import Settings
+from headstart.config import Settings, adapter_rank
 from headstart.heads import Head, parse
 from headstart.networks.network import Group, Optimization
 from headstart.training.stages import Stage
@@ -29,6 +29,7 @@ class Recipe:
     optimization: Optimization
     views: tuple[str, ...] = ("plain",)  # test-time views whose probabilities are averaged
     temperature: float = 1.0  # the logits of the finished model are divided by it; fitted on validation after tuning
+    prior: tuple[float, ...] = ()  # share of each class in what the model learnt from, weights counted; of old runs: ()
 
     def to_tables(self) -> dict[str, Any]:
         """Plain tables, as in `config.toml`; what is `None` is left out."""
@@ -37,6 +38,7 @@ class Recipe:
             "probe": self.probe,
             "views": list(self.views),
             "temperature": self.temperature,
+            **({"prior": list(self.prior)} if self.prior else {}),
             "optimization": {**asdict(self.optimization), "betas": list(self.optimization.betas)},
             "stages": [{key: v for key, v in asdict(stage).items() if v is not None} for stage in self.stages],
         }
@@ -52,6 +54,7 @@ class Recipe:
             optimization=Optimization(**optimization),
             views=tuple(tables["views"]),
             temperature=tables["temperature"],
+            prior=tuple(tables.get("prior", ())),
         )
 
 
@@ -65,6 +68,8 @@ def plan(settings: Settings, *, validation: int, groups: Sequence[Group], gpu: b
         gpu: whether a GPU will do the work, where mixed precision pays.
     """
     head = parse(settings.head)
+    if settings.from_scratch:
+        return _from_scratch(settings, head, len(groups), gpu=gpu)
     stages: list[Stage] = []
     if not head.linear:
         stages.append(_head_stage(settings))
@@ -81,6 +86,27 @@ def plan(settings: Settings, *, validation: int, groups: Sequence[Group], gpu: b
             precision="bf16" if gpu else "fp32",
         ),
         views=("plain", "flip") if settings.quality == "best" else ("plain",),
+    )
+
+
+def _from_scratch(settings: Settings, head: Head, groups: int, *, gpu: bool) -> Recipe:
+    """All layers together from random weights, their normalisation learning its statistics from the batches."""
+    stage = Stage(
+        name="scratch",
+        epochs=settings.epochs or {"fast": 10, "balanced": 30, "best": 90}[settings.quality],
+        lr=1e-3 if settings.lr is None else settings.lr,
+        unfreeze=groups if settings.unfreeze is None else settings.unfreeze,
+        decay=1.0,
+        batch_size=settings.batch_size or 32,
+    )
+    return Recipe(
+        head=head,
+        probe=False,  # what the exact head says about random features is no place to start from
+        stages=(stage,),
+        # No average: the statistics go with the weights of the moment.
+        optimization=Optimization(
+            weight_decay=0.05, label_smoothing=0.1, precision="bf16" if gpu else "fp32", statistics="batch"
+        ),
     )
 
 
@@ -113,6 +139,10 @@ def _tuning(settings: Settings, groups: Sequence[Group]) -> list[Stage]:
     epochs = 6 if settings.epochs is None else settings.epochs
     lr = 1e-3 if settings.lr is None else settings.lr
     size = settings.batch_size or 32
+    lora = adapter_rank(settings.adapt)
     last = Stage(name="tune", epochs=epochs, lr=lr, unfreeze=unfreeze, batch_size=size, views=4)
     rest = Stage(name="tune-all", epochs=epochs, lr=0.3 * lr, unfreeze=len(groups), decay=0.7, batch_size=size)
+    if lora:
+        # An adapter begins at nothing wherever it sits: none has learnt anything yet that a low rate would keep.
+        last, rest = replace(last, lora=lora, decay=1.0), replace(rest, lora=lora, decay=1.0)
     return [*([last] if unfreeze else []), *([rest] if everything else [])]

@@ -19,6 +19,7 @@ class Stage:
     lr: float  # of the head
     unfreeze: int = 0  # how many of the backbone's last groups train; 0 is the head alone
     body: float = 1.0  # rate of the last group as a share of the head's
+    lora: int = 0  # the rank of adapters through which groups train; 0: their own weights move
     decay: float = 0.5  # each deeper group is slowed by this once more
     batch_size: int = 32
     warmup: float = 0.1  # share of the steps in which the rates rise from 0

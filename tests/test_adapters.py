@@ -16,6 +16,9 @@ from headstart.networks.torch import TorchNetwork
 from headstart.training.loop import train
 from headstart.training.stages import Stage
 
+from .conformance.operators import declare_operators
+
+declare_operators()  # PEFT imports what imports torchvision
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SPEC = InputSpec(size=32, crop=1.0, interpolation="bilinear", mean=(127.0,) * 3, std=(128.0,) * 3)

@@ -285,6 +285,18 @@ def check_learnt_statistics_resume(make: Callable[[], Network]) -> None:
     np.testing.assert_allclose(network.logits(images[:4]), network.logits(images)[:4], atol=1e-5)
 
 
+def check_the_average_goes_on_from_weights_that_are_put_in(network: Network) -> None:
+    """Or else a group that is frozen afterwards would be judged by what it was before."""
+    with_head(network)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    pretrained = network.weights()
+    steps(network, 4)
+    network.load_weights(pretrained)
+    network.thaw({HEAD: 1e-2})
+    with network.averaged():
+        assert not changed(pretrained, network.weights())
+
+
 def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
     """At one of two rates: what moves a small network from scratch in 40 steps ruins a large pre-trained one."""
     fallen = []
@@ -307,6 +319,7 @@ ON_ONE = (
     check_cuts_compose,
     check_a_solved_head_is_taken_as_it_is,
     check_the_average_stands_in_and_goes_away,
+    check_the_average_goes_on_from_weights_that_are_put_in,
     check_statistics_are_learnt_in_live_groups_alone,
 )
 ON_SEVERAL = (

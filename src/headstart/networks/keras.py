@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -293,6 +293,17 @@ class KerasNetwork:
         self._average, self._average_steps = {}, 0
         self._compiled = {key: run for key, run in self._compiled.items() if key[0] != "step"}
 
+    def check_adapters(self, groups: Collection[str]) -> None:
+        """Refuse them.
+
+        Raises:
+            BadSetting: always.
+        """
+        raise BadSetting(
+            "low-rank adapters are for PyTorch backbones",
+            fix="leave adapt out, or take a PyTorch transformer such as timm/vit_small_patch16_224",
+        )
+
     def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         """Let exactly these groups train at these rates; slots, and compiled steps of the same groups, are kept.
 
@@ -300,10 +311,7 @@ class KerasNetwork:
             BadSetting: adapters are wanted, which are for PyTorch backbones.
         """
         if adapter:
-            raise BadSetting(
-                "low-rank adapters are for PyTorch backbones",
-                fix="leave adapt out, or take a PyTorch transformer such as timm/vit_small_patch16_224",
-            )
+            self.check_adapters(rates)
         if self._optimizer is None:
             self.prepare(self._plan, self._own)
         for piece in self._pieces:
@@ -435,7 +443,9 @@ class KerasNetwork:
             raise RuntimeError(f"{len(differing)} names or shapes differ, first {differing[0]}")
         for named in self._all:
             named.variable.assign(weights[named.name])
-        self._engine.place([named.variable for named in self._all])
+        for name, average in self._average.items():
+            average.assign(weights[name])  # it goes on from here: what it remembers belongs to other weights
+        self._engine.place([*(named.variable for named in self._all), *self._average.values()])
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights that have moved, their slots and step counts, the average."""

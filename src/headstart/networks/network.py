@@ -6,7 +6,7 @@ logits `float32 [n k]`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,13 +150,20 @@ class Network(Protocol):
             BadSetting: the user's own optimizer or loss is not one of this framework.
         """
 
+    def check_adapters(self, groups: Collection[str]) -> None:
+        """Nothing, if these groups can train through adapters.
+
+        Raises:
+            BadSetting: the network knows no adapters, the groups have no layer for them, or PEFT is missing.
+        """
+
     def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
         """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept.
 
         With a rank in `adapter`, groups train through low-rank adapters of their dense layers, which `weights` adds in.
 
         Raises:
-            BadSetting: the network knows no adapters, or has no layer for them.
+            BadSetting: as `check_adapters`.
         """
 
     def step(self, batch: Batch, *, scale: float, key: int) -> Any:

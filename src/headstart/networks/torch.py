@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,15 @@ from headstart.errors import BadSetting
 from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Native, Pool
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own
-from headstart.networks.torch_adapters import add_adapters, is_adapter, load_merged, merged, plain_name, rank_of
+from headstart.networks.torch_adapters import (
+    adaptable,
+    add_adapters,
+    is_adapter,
+    load_merged,
+    merged,
+    plain_name,
+    rank_of,
+)
 from headstart.networks.torch_graph import GroupOf, flops_of_groups, grouped, take_apart
 from headstart.networks.torch_modules import ACTIVATIONS, ChannelsLastFlatten, Live, SeededDropout, TransferModel
 
@@ -388,6 +396,14 @@ class TorchNetwork:
         """The parameters of these groups, in the model's own order."""
         return [(key, p) for key, p in self.model.named_parameters() if self._owner(key) in groups]
 
+    def check_adapters(self, groups: Collection[str]) -> None:
+        """Nothing, if these groups can train through adapters.
+
+        Raises:
+            BadSetting: they have no dense layer, or PEFT is missing.
+        """
+        adaptable(self.model, lambda key: self._owner(key) in groups)
+
     def _adapt(self, groups: set[str], rank: int) -> None:
         """Put adapters into these groups, and slots for them into the optimizer."""
         assert self._optimizer is not None, "prepare before adapters are made"
@@ -510,6 +526,8 @@ class TorchNetwork:
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Put such weights back, in place; names and shapes must match exactly. Adapters begin again at nothing."""
         load_merged(self.model, {key: torch.from_numpy(np.array(value)) for key, value in weights.items()})
+        # The average goes on from here: what it remembers belongs to other weights.
+        self._average = {key: p.detach().clone() for key, p in self.model.named_parameters() if key in self._average}
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights that have moved, their slots and step counts, the average."""

@@ -30,35 +30,49 @@ def plain_name(name: str) -> str:
     return re.sub(rf"\.base_layer(?=\.)|\.lora_[AB]\.{NAME}", "", name)
 
 
-def add_adapters(model: nn.Module, wanted: Callable[[str], bool], rank: int) -> None:
-    """Put adapters of this rank on the layers whose weights are wanted, where there are none yet.
+def adaptable(model: nn.Module, wanted: Callable[[str], bool]) -> list[str]:
+    """The layers whose weights are wanted and that can have an adapter, or have one.
 
     Raises:
-        BadSetting: PEFT is not installed, or no wanted layer can have one.
+        BadSetting: there is none, or PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as problem:
-        missing = find_spec("peft") is None
-        raise BadSetting(
-            "low-rank adapters need PEFT" if missing else f"PEFT does not load: {problem}",
-            fix='pip install "headstart[lora]"',
-        ) from problem
-    there = {name for name, _ in _adapted(model)}
+    _peft()
     fit = [name for name in _layers(model) if wanted(f"{name}.weight")]
     if not fit:
         raise BadSetting(
             "low-rank adapters need dense layers, and the groups to tune have none",
             fix="leave adapt out, or take a transformer such as timm/vit_small_patch16_224",
         )
-    fresh = [name for name in fit if name not in there]
+    return fit
+
+
+def add_adapters(model: nn.Module, wanted: Callable[[str], bool], rank: int) -> None:
+    """Put adapters of this rank on the layers whose weights are wanted, where there are none yet.
+
+    Raises:
+        BadSetting: as `adaptable`.
+    """
+    there = {name for name, _ in _adapted(model)}
+    fresh = [name for name in adaptable(model, wanted) if name not in there]
     if fresh:
         # As strong as the layers themselves at first: the scale is alpha / rank = 1.
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=fresh, lora_dropout=0.0)
+        config = _peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=fresh, lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            inject_adapter_in_model(config, model, adapter_name=NAME)
+            _peft().inject_adapter_in_model(config, model, adapter_name=NAME)
         model.eval()
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as problem:
+        missing = find_spec("peft") is None
+        raise BadSetting(
+            "low-rank adapters need PEFT" if missing else f"PEFT does not load: {problem}",
+            fix='pip install "headstart[lora]"',
+        ) from problem
+    return peft
 
 
 def merged(model: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from headstart.config import Settings, adapter_rank
+from headstart.errors import BadSetting
 from headstart.heads import Head, parse
 from headstart.networks.network import Group, Optimization
 from headstart.training.stages import Stage
@@ -67,6 +68,8 @@ def plan(settings: Settings, *, validation: int, groups: Sequence[Group], gpu: b
         groups: groups of the backbone, from input to output.
         gpu: whether a GPU will do the work, where mixed precision pays.
     """
+    if settings.adapt and settings.from_scratch:
+        raise BadSetting("adapters are added to weights that have learnt something", fix="leave adapt or weights out")
     head = parse(settings.head)
     if settings.from_scratch:
         return _from_scratch(settings, head, len(groups), gpu=gpu)

@@ -6,6 +6,7 @@ import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from headstart.modalities import frames, upright
 from headstart.modalities import image as image_module
 from headstart.modalities.image import ImageModality
 from headstart.modalities.modality import Undecodable
@@ -113,6 +115,43 @@ def test_of_sixteen_bits_the_upper_eight_count():
         assert same(MODALITY.decode(saved(deep, format), SPEC), expected)
 
 
+def test_a_hole_in_a_deep_grey_picture_is_white():
+    deep = Image.fromarray(np.full((80, 80), 9000, np.uint16))
+    assert MODALITY.decode(saved(deep, "PNG", transparency=9000), SPEC).min() == 255
+    assert MODALITY.decode(saved(deep, "PNG", transparency=9001), SPEC).max() == 9000 >> 8
+
+
+def test_a_photo_that_ends_in_the_grey_of_missing_data_is_read():
+    for image in (Image.new("RGB", (320, 240), (128, 128, 128)), Image.new("L", (320, 240), 128)):
+        for progressive in (False, True):
+            content = saved(image, "JPEG", progressive=progressive)
+            assert set(MODALITY.decode(content, SPEC).ravel()) == {128}
+            assert set(MODALITY.decode(content, SPEC, reduced=True).ravel()) == {128}
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"\0" * 5000, b"\xff\xd8\xff\xe0 another picture, or the film of a living photo"]
+)
+def test_what_follows_the_end_of_a_jpeg_does_not_matter(tail):
+    content = saved(scene(), "JPEG")
+    assert np.array_equal(MODALITY.decode(content + tail, SPEC), MODALITY.decode(content, SPEC))
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_broken_off_jpeg_is_never_shown_half(progressive, reduced):
+    """Broken off anywhere, with and without an end that was put behind it."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)).resize((800, 600))
+    content = saved(noise, "JPEG", quality=80, progressive=progressive)
+    whole = MODALITY.decode(content, SPEC, reduced=reduced)
+    for length in range(300, len(content) - 2, len(content) // 25):
+        for end in (b"", b"\xff\xd9", b"\0" * 3000):
+            if progressive and end == b"\xff\xd9":
+                continue  # its first passes are a whole picture with less detail
+            with pytest.raises(Undecodable, match="damaged"):
+                difference(MODALITY.decode(content[:length] + end, SPEC, reduced=reduced), whole)
+
+
 def test_transparent_pixels_are_white():
     layer = scene().convert("RGBA")
     layer.putalpha(0)
@@ -190,7 +229,7 @@ def test_how_a_photo_is_decoded_is_part_of_the_fingerprint():
         (saved(scene(400, 300), "JPEG")[:-2000], "the file ends before the picture does"),
         (saved(scene(), "PNG")[:-2000], "the file ends before the picture does"),
         (saved(scene(), "PNG")[:30], "damaged"),
-        (saved(scene().convert("F"), "TIFF"), "floating-point"),
+        (saved(scene().convert("F").point(lambda value: value * 2), "TIFF"), "nothing says which is white"),
         (saved(Image.fromarray(np.full((80, 80), 1 << 20, np.int32)), "TIFF"), "more than 16 bits"),
     ],
     ids=["empty", "text", "git-lfs", "jpeg-head", "jpeg-cut", "png-cut", "png-head", "float", "32-bit"],
@@ -219,7 +258,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(side):
     # A header that promises much, with nothing behind it: decoding it would fail in another way.
     header = bytearray(saved(Image.new("1", (8, 8)), "BMP"))
     header[18:22] = header[22:26] = side.to_bytes(4, "little")
-    with pytest.raises(Undecodable, match="178 million pixels"):
+    with pytest.raises(Undecodable, match="178,956,970"):
         MODALITY.decode(bytes(header), SPEC)
 
 
@@ -274,9 +313,9 @@ def test_the_odd_photo_would_warn_if_it_were_let(monkeypatch):
         def __enter__(self) -> None: ...
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(image_module, "_QUIET", Loud())
+    monkeypatch.setattr(upright, "_QUIET", Loud())
     odd = saved(scene(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12")
-    with pytest.raises(Undecodable, match="EXIF"):  # a warning is an error here, and so a reason
+    with pytest.raises(Undecodable, match="ends before"):  # a warning is an error here, and so a reason
         MODALITY.decode(odd, SPEC)
 
 
@@ -295,10 +334,10 @@ def test_a_random_view_depends_on_its_seed_alone():
 @settings(max_examples=200, deadline=None)
 @given(width=st.integers(1, 2000), height=st.integers(1, 2000), seed=st.integers(0, 2**32))
 def test_a_random_part_lies_within_the_photo(width, height, seed):
-    left, upper, right, lower = image_module._random_part((width, height), np.random.default_rng(seed))
+    left, upper, right, lower = frames.random_part((width, height), np.random.default_rng(seed))
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height
-    assert (right - left) * (lower - upper) <= image_module.AUGMENT_SCALE[1] * width * height * (1 + 1e-9)
+    assert (right - left) * (lower - upper) <= frames.PART_AREA[1] * width * height * (1 + 1e-9)
 
 
 def test_random_views_differ_in_place_and_are_mirrored_half_of_the_time(monkeypatch):
@@ -307,3 +346,104 @@ def test_random_views_differ_in_place_and_are_mirrored_half_of_the_time(monkeypa
     views = [MODALITY.augment(content, SPEC, np.random.default_rng(seed)).astype(int) for seed in range(60)]
     mirrored = sum(bool(view[:, 0, 0].mean() > view[:, -1, 0].mean()) for view in views)  # red grows to the right
     assert 15 <= mirrored <= 45
+
+
+# ---- how a photo fits the square
+
+PAD, SQUASH = (replace(SPEC, fit=fit) for fit in ("pad", "squash"))
+
+
+def striped(width: int, height: int) -> Image.Image:
+    """Grey, with a red stripe at the left edge and a blue one at the right, each a tenth of the width."""
+    image = Image.new("RGB", (width, height), (90, 90, 90))
+    image.paste((255, 0, 0), (0, 0, max(1, width // 10), height))
+    image.paste((0, 0, 255), (width - max(1, width // 10), 0, width, height))
+    return image
+
+
+def shares(picture: np.ndarray) -> tuple[float, float]:
+    """Of how much of the picture is red, and blue."""
+    red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
+    return float(((red > 120) & (blue < 80) & (green < 80)).mean()), float(((blue > 120) & (red < 80)).mean())
+
+
+@pytest.mark.parametrize("size", [(400, 100), (100, 400), (64, 64), (7, 900), (900, 1), (1, 1), (30, 20)])
+def test_a_padded_photo_is_whole_and_in_the_middle_of_black(size):
+    picture = MODALITY.decode(saved(Image.new("RGB", size, "white"), "PNG"), PAD)
+    width, height = (max(1, round(side * 64 / max(size))) for side in size)
+    left, upper = (64 - width) // 2, (64 - height) // 2
+    assert (picture[upper : upper + height, left : left + width] == 255).all()
+    assert (picture > 0).any(axis=2).sum() == width * height
+
+
+@pytest.mark.parametrize("size", [(400, 100), (100, 400), (64, 64), (30, 20)])
+def test_a_padded_photo_keeps_its_proportions_and_a_squashed_one_fills_the_square(size):
+    image = scene(*size)
+    width, height = (max(1, round(side * 64 / max(size))) for side in size)
+    resample = Image.Resampling.BICUBIC
+    padded = MODALITY.decode(saved(image, "PNG"), PAD)
+    left, upper = (64 - width) // 2, (64 - height) // 2
+    small = np.asarray(image.resize((width, height), resample))
+    assert np.array_equal(padded[upper : upper + height, left : left + width], small)
+    assert np.array_equal(MODALITY.decode(saved(image, "PNG"), SQUASH), np.asarray(image.resize((64, 64), resample)))
+
+
+def test_what_is_at_the_edge_of_a_wide_photo_is_seen_unless_it_is_cropped():
+    content = saved(striped(600, 150), "PNG")
+    assert shares(MODALITY.decode(content, SPEC)) == (0, 0)
+    for spec in (PAD, SQUASH):
+        red, blue = shares(MODALITY.decode(content, spec))
+        assert red > 0.01
+        assert blue > 0.01
+
+
+@pytest.mark.parametrize("spec", [PAD, SQUASH], ids=["pad", "squash"])
+@pytest.mark.parametrize("size", [(600, 150), (200, 200), (150, 600)])
+def test_a_random_view_of_a_whole_photo_keeps_its_edges(spec, size):
+    content = saved(striped(*size), "PNG")
+    plain = shares(MODALITY.decode(content, spec))
+    views = [MODALITY.augment(content, spec, np.random.default_rng(seed)) for seed in range(40)]
+    assert {view.shape for view in views} == {(64, 64, 3)}
+    for view in views:
+        for seen, whole in zip(shares(view), plain, strict=True):
+            assert 0.3 * whole < seen < 1.6 * whole
+    places = {tuple(np.argwhere(view.any(axis=2)).min(axis=0)) for view in views}
+    assert len(places) > 10  # it is not always in the same place
+
+
+def test_a_cropped_random_view_would_lose_the_edges():
+    content = saved(striped(600, 150), "PNG")
+    lost = [min(shares(MODALITY.augment(content, SPEC, np.random.default_rng(seed)))) == 0 for seed in range(20)]
+    assert any(lost)
+
+
+@settings(max_examples=150, deadline=None)
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000), seed=st.integers(0, 2**32))
+def test_any_shape_fits_the_square_in_any_way(width, height, seed):
+    image = Image.new("L", (width, height)).convert("RGB") if width * height < 10_000 else Image.new("RGB", (1, 1))
+    for spec in (SPEC, PAD, SQUASH):
+        assert frames.framed(image, spec).size == (64, 64)
+        assert frames.randomly_framed(image, spec, np.random.default_rng(seed)).size == (64, 64)
+    fitted = frames.whole((width, height), PAD)
+    assert max(fitted) == 64
+    assert min(fitted) >= 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "decoded"),
+    [
+        (SPEC, (1600, 1100), (400, 275)),  # the shorter side stays at least twice 73 pixels
+        (PAD, (1600, 1200), (200, 150)),  # the longer at least twice 64
+        (SQUASH, (1600, 1200), (200, 150)),  # both at least twice 64
+        (PAD, (1600, 200), (200, 25)),
+        (SQUASH, (1600, 200), (1600, 200)),
+    ],
+)
+def test_reduced_decoding_leaves_each_fit_twice_the_pixels_that_it_needs(spec, size, decoded, monkeypatch):
+    seen = []
+    plain = frames.framed
+    monkeypatch.setattr(image_module, "framed", lambda image, spec: seen.append(image.size) or plain(image, spec))
+    content = saved(scene(*size), "JPEG", quality=95)
+    reduced, full = (MODALITY.decode(content, spec, reduced=way) for way in (True, False))
+    assert seen == [decoded, size]
+    assert difference(reduced, full) < 2

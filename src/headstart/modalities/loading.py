@@ -9,11 +9,12 @@ from headstart.registry import Registry
 MODALITIES = Registry("modality", "headstart.modalities", BadSetting)
 
 
-def load_modality(name: str) -> Modality:
-    """The modality of this name.
+def load_modality(name: str, *, max_pixels: int | None = None) -> Modality:
+    """The modality of this name; with `max_pixels`, one that refuses items of more pixels.
 
     Raises:
         BadSetting: there is none.
     """
-    modality: Modality = MODALITIES.load(name)()
+    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+    modality: Modality = MODALITIES.load(name)(**limit)
     return modality

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]  # Pillow's own names
-FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+Format = Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"]  # Pillow's own names
+FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 HEAD = 64  # bytes that are enough to decide
 
 _MAGIC: tuple[tuple[bytes, Format], ...] = (
@@ -17,6 +17,8 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"MM\x00*", "TIFF"),
     (b"II+\x00", "TIFF"),  # BigTIFF
     (b"MM\x00+", "TIFF"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (b"\xff\x4f\xff\x51", "JPEG2000"),  # the same without its container
 )
 # What else is often found under a photo's name, and the way out.
 _STRANGERS: tuple[tuple[bytes, str], ...] = (
@@ -28,10 +30,8 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\x0a", "JPEG XL is not read (save it as JPEG or PNG)"),
     (b"\x00\x00\x00\x0cjxl ", "JPEG XL is not read (save it as JPEG or PNG)"),
 )
-_BRANDS = {  # of the container that HEIC, AVIF and films share
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-}
+_AVIF = {b"avif", b"avis"}  # brands of the container that AVIF, HEIC and films share
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # lengths that a BMP's second header may have
 
 
@@ -45,7 +45,7 @@ def sniff(head: bytes) -> Format | None:
     # "BM" alone would take any text that begins so.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
-    return None
+    return "AVIF" if _AVIF & _brands(head) else None
 
 
 def refusal(head: bytes) -> str | None:
@@ -54,10 +54,19 @@ def refusal(head: bytes) -> str | None:
         return "empty file"
     if sniff(head):
         return None
-    if head[4:8] == b"ftyp":
-        name = _BRANDS.get(head[8:12])
-        return f"{name} is not read (save it as JPEG or PNG)" if name else "a film, not a photo"
+    if brands := _brands(head):
+        return "HEIC is not read (save it as JPEG or PNG)" if brands & _HEIC else "a film, not a photo"
     for start, reason in _STRANGERS:
         if head.lstrip().lower().startswith(start):
             return reason
-    return "not a photo: its content is none of JPEG, PNG, WebP, GIF, BMP, TIFF"
+    if not head[:HEAD].strip(b"\0"):
+        return "not a photo: it begins with nothing but zeros (a copy that failed?)"
+    return "not a photo: its content is none of JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000"
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """What a file in the container of AVIF, HEIC and films says it is: its main brand first, then all it can be."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), HEAD, len(head))
+    return {head[8:12], *(head[place : place + 4] for place in range(16, end - 3, 4))}

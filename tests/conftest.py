@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .conformance.operators import declare_operators
+
+declare_operators()
+
 CLASSES = {"brick": (170, 70, 50), "grass": (60, 140, 60), "water": (50, 90, 170)}
 PER_CLASS = 12
 
@@ -45,6 +49,12 @@ def draw(path: Path, colour: tuple[int, int, int], *, seed: int) -> None:
     pixels = np.array(colour) + stripes + rng.normal(0, 20, (height, width, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is seen of photos is kept: not in the cache of whoever runs the tests."""
+    os.environ["HEADSTART_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,13 @@ import http.client
 import os
 import re
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from headstart.backbones.backbone import OnProgress
 from headstart.errors import BadBackbone, BadSetting
@@ -24,7 +25,9 @@ try:
 except ImportError:  # Windows: two processes that download the same file at once find out by its hash
     fcntl = None  # type: ignore[assignment]
 
-MIRROR = "HEADSTART_KERAS_WEIGHTS"  # a server that has the files under their own names, all in one place
+# Servers that have the files under their own names, all in one place.
+MIRROR = "HEADSTART_KERAS_WEIGHTS"
+TORCH_MIRROR = "HEADSTART_TORCH_WEIGHTS"
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4  # of which each but the first goes on where the one before broke off
 BLOCK = 1 << 20
@@ -32,16 +35,35 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A file as its makers offer it: its name on this machine, where it is to be had, its md5 or sha256 if known."""
+    """A file as its makers offer it: its name on this machine, where it is to be had, its md5 or sha256 if known.
+
+    Of a sha256 the first digits are enough. `home` says whose cache it belongs into.
+    """
 
     name: str
     url: str
     digest: str | None = None
+    home: Literal["keras", "torch"] = "keras"
 
     @property
     def kind(self) -> str:
         """Which sum the digest is."""
         return "md5" if len(self.digest or "") == 32 else "sha256"
+
+    @property
+    def folder(self) -> Path:
+        """Where its library looks for it too."""
+        return folder() if self.home == "keras" else torch_folder()
+
+    @property
+    def variable(self) -> str:
+        """What moves that folder."""
+        return "KERAS_HOME" if self.home == "keras" else "TORCH_HOME"
+
+    @property
+    def mirror(self) -> str:
+        """What names a server to take it from."""
+        return MIRROR if self.home == "keras" else TORCH_MIRROR
 
 
 def folder() -> Path:
@@ -50,9 +72,24 @@ def folder() -> Path:
     return (Path(home) if home else Path("~/.keras").expanduser()) / "models"
 
 
+def torch_folder() -> Path:
+    """Where torchvision keeps its weights too: `hub/checkpoints` in `TORCH_HOME`, by default in `~/.cache/torch`.
+
+    A program that has moved it by `torch.hub.set_dir` is followed.
+    """
+    if "torch" in sys.modules:
+        return Path(sys.modules["torch"].hub.get_dir()) / "checkpoints"
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
+
+
 def present(name: str) -> bool:
-    """Whether a file of this name is there; where nobody may look, it is not."""
+    """Whether Keras's folder has a file of this name; where nobody may look, it has not."""
     return os.path.isfile(folder() / name)
+
+
+def _present(file: Published) -> bool:
+    return os.path.isfile(file.folder / file.name)
 
 
 def obtain(files: Sequence[Published], *, on_progress: OnProgress | None = None) -> tuple[Published, Path, str]:
@@ -63,9 +100,9 @@ def obtain(files: Sequence[Published], *, on_progress: OnProgress | None = None)
         BadSetting: the mirror is not an address.
         DiskFull: there is no room for it.
     """
-    file = next((file for file in files if present(file.name)), files[0])
-    place = folder() / file.name
-    if not present(file.name):
+    file = next((file for file in files if _present(file)), files[0])
+    place = file.folder / file.name
+    if not _present(file):
         download(file, place, on_progress=on_progress)
     return file, place, _checked(file, place)
 
@@ -81,7 +118,7 @@ def sha256(path: Path) -> str:
 
 def _checked(file: Published, place: Path) -> str:
     sums = _sums(place, file.kind, "sha256", fix=f"remove it, so that it is downloaded again, or {_by_hand(file)}")
-    if file.digest not in (None, sums[file.kind]):
+    if not sums[file.kind].startswith(file.digest or ""):
         raise BadBackbone(
             f"weights {str(place)!r} are not the published file: {_differing(file, sums)}",
             fix=f"if you trust it, take it with --weights {place}; if not, remove it: it is then downloaded again",
@@ -106,15 +143,17 @@ def _differing(file: Published, sums: dict[str, str]) -> str:
 
 
 def _by_hand(file: Published) -> str:
-    return f"download {_address(file)} elsewhere and put it into {folder()} as {file.name}, or name it with --weights"
+    return (
+        f"download {_address(file)} elsewhere and put it into {file.folder} as {file.name}, or name it with --weights"
+    )
 
 
 def _address(file: Published) -> str:
-    mirror = os.environ.get(MIRROR)
+    mirror = os.environ.get(file.mirror)
     if not mirror:
         return file.url
     if not mirror.startswith(("http://", "https://")):
-        raise BadSetting(f"{MIRROR} is {mirror!r}, which is no address", fix="write it like https://SERVER/FOLDER")
+        raise BadSetting(f"{file.mirror} is {mirror!r}, which is no address", fix="write it like https://SERVER/FOLDER")
     return f"{mirror.rstrip('/')}/{file.name}"
 
 
@@ -145,7 +184,7 @@ def download(file: Published, place: Path, *, on_progress: OnProgress | None = N
     except OSError as problem:
         raise BadBackbone(
             f"weights {file.name!r} cannot be written into {str(place.parent)!r}: {problem.strerror}",
-            fix=f"set KERAS_HOME to a folder that can be written, or name a file with --weights; they are at {url}",
+            fix=f"set {file.variable} to a folder that can be written, or name a file with --weights; it is at {url}",
         ) from problem
     finally:
         with contextlib.suppress(OSError):
@@ -180,7 +219,7 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
 
 def _accept(file: Published, part: Path) -> None:
     sums = _sums(part, file.kind, fix="try again")
-    if file.digest not in (None, sums[file.kind]):
+    if not sums[file.kind].startswith(file.digest or ""):
         part.unlink()  # it is ours, and going on from it would lead nowhere
         raise _Failed(f"what {_address(file)} gave is not the published file: {_differing(file, sums)}")
 

@@ -73,6 +73,7 @@ class KerasNetwork:
         self._compiled: dict[tuple[Any, ...], Compiled] = {}
         self._optimizer: Any = None
         self._weights: list[Named] = []  # what the optimizer has slots for
+        self._one_loss = False  # whether the user's loss gives one number for all items of a batch
         self._rates: dict[str, float] = {}
         self._counts: dict[str, int] = {}  # steps that each group has made
         self._moved: set[str] = set()  # groups that have ever been live
@@ -351,6 +352,11 @@ class KerasNetwork:
             # A short memory at first: a long one would hold on to the weights from before training.
             np.float32(min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))),
         )
+        if self._one_loss and np.ptp(batch.weights[batch.weights > 0]) > 1e-9:
+            raise BadSetting(
+                "the loss gives one number for a whole batch, so that pictures cannot count by their weights",
+                fix="let it give one number for each picture, or train without weights",
+            )
         for group in self._rates:
             self._counts[group] = self._counts.get(group, 0) + 1
         return loss
@@ -371,7 +377,9 @@ class KerasNetwork:
             def loss() -> Any:
                 logits = self._training_answer(inputs, start)
                 penalties = sum(self._head.losses, start=0.0) / self._engine.copies
-                return ops.sum(self._criterion(labels, logits) * shares) + penalties
+                each = self._criterion(labels, logits)
+                self._one_loss = not len(each.shape)
+                return ops.sum(each * shares) + penalties
 
             value, gradients = self._engine.gradients(loss, weights, statistics)
             if clip:

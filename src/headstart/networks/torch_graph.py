@@ -175,7 +175,9 @@ def _modules(body: nn.Module, pieces: Sequence[_Piece]) -> list[nn.Module]:
 
 def _same(body: nn.Module, parts: Mapping[str, nn.Module], blank: Tensor) -> bool:
     """Whether the parts give what the whole gives, also for a batch of another length."""
-    for pictures in (torch.randn_like(blank), torch.randn_like(torch.cat([blank, blank[:1]]))):
+    generator = torch.Generator().manual_seed(0)  # of its own: whoever builds a network keeps his random state
+    for n in (len(blank), len(blank) + 1):
+        pictures = torch.randn((n, *blank.shape[1:]), generator=generator)
         with torch.no_grad():
             whole, value = body(pictures), pictures
             for part in parts.values():

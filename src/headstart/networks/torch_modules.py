@@ -115,11 +115,15 @@ class Live(nn.Module):
         super().__init__()
         self.model = model
         self.first = min(first, model.head_input)
+        self.grouped = any(isinstance(module, nn.GroupNorm) for module in model.backbone.modules())
 
     def forward(self, inputs: Tensor, start: int) -> Tensor:
         """Logits of inputs that enter at the cut at position `start`."""
         if start < self.first:
             with torch.no_grad():
                 inputs = self.model.between(inputs, start, self.first)
+        if self.grouped:
+            # PyTorch (2.13, CPU) crashes in the gradient of a GroupNorm whose channels_last input wants none.
+            inputs = inputs.float().detach().requires_grad_()
         logits: Tensor = self.model(inputs, max(start, self.first))
         return logits

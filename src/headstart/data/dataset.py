@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
+from headstart.data.archive import Readable, reader
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -39,6 +41,7 @@ class Skipped:
 class Dataset:
     """A manifest of labelled files. `user_splits`: the splits come from the user and are never reassigned.
 
+    `root` is a folder, or an archive that is read in place: so bytes are read through `files` or `file`.
     `notes` are sentences that a user should read once.
     """
 
@@ -59,9 +62,24 @@ class Dataset:
         return np.array([item.label for item in self.items], dtype=np.int64)
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """For each item, what it shares with those that must stay on its side: its group, or else its content."""
+        return tuple(item.group or item.id for item in self.items)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
-        """Where each item lies."""
+        """Where each item lies; in an archive, paths that lead into it and that only `files` can read."""
         return tuple(self.root / item.path for item in self.items)
+
+    @property
+    def files(self) -> tuple[Readable, ...]:
+        """What gives the bytes of each item, in a folder or in an archive; nothing is opened before `read_bytes()`."""
+        read = reader(self.root)
+        return tuple(read(item.path) for item in self.items)
+
+    def file(self, path: str) -> Readable:
+        """The same for one item's path, or for that of a skipped file."""
+        return reader(self.root)(path)
 
     @property
     def hash(self) -> str:

@@ -1,4 +1,4 @@
-"""Read a folder of photos: which class each belongs to, which split its folders name, and what cannot be used.
+"""Read class folders, on a disk or in an archive: which photo is of which class and split, and what cannot be used.
 
 The rules:
 
@@ -18,20 +18,24 @@ The rules:
 - Devices, pipes and sockets are listed, never opened.
 
 Photos are read once, to their end, for the hash of their content, but not decoded.
+
+In an archive (`data/archived.py`) the same rules hold, below what it is wrapped in: a single folder that holds folders.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from headstart.data.dataset import Skipped, Split
 from headstart.data.splits import spelled
@@ -41,6 +45,7 @@ CLUTTER = frozenset(
     | {"lost+found", "$recycle.bin", "system volume information"}
 )
 OUTSIDE = "not in a class folder"
+NOWHERE = "a link that leads nowhere"
 THREADS = 8  # reading waits for the disk, and hashing lets other threads run
 BLOCK = 1 << 18  # bytes of a file in memory at a time, for each thread
 WINDOW = 4096  # files given to the threads at a time: a queue of all of them would take memory too
@@ -77,7 +82,7 @@ class _Class:
 
 
 @dataclass(slots=True)
-class _Listing:
+class Listing:
     """The entries of one folder, as paths relative to the root, sorted; clutter is left out."""
 
     folders: list[str] = field(default_factory=list)
@@ -86,20 +91,44 @@ class _Listing:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def scan(root: Path, refusal: Refusal) -> Scan:
-    """Everything in this folder, by the rules at the top of this file.
+class Tree(Protocol):
+    """Folders and files, on a disk or in an archive. Paths are relative to its root; that of the root is empty."""
+
+    def listing(self, path: str) -> Listing:
+        """What this folder holds.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+
+    def identity(self, path: str) -> Hashable:
+        """The same for two paths to the same folder.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+
+    def above(self, path: str) -> dict[Hashable, str]:
+        """The identities of folders that a link in this folder must not lead back to, in words."""
+
+    def ids(self, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
+        """For each file in order: the hash of its bytes and "", or "" and why it cannot be used."""
+
+
+def scan(tree: Tree, refusal: Refusal, top: str = "") -> Scan:
+    """Everything in this folder of a tree, by the rules at the top of this file.
 
     Raises:
         OSError: the folder itself cannot be listed.
     """
-    classes, skipped = _classes(root)
+    classes, skipped = _classes(tree, top)
     found: list[tuple[str, _Class]] = []
     for folder in classes:
-        files, unusable = _files(root, folder)
+        files, unusable = _files(tree, folder)
         found += [(path, folder) for path in files]
         skipped += unusable
     photos: list[Photo] = []
-    for (path, folder), (id, reason) in zip(found, ids(root, [path for path, _ in found], refusal), strict=True):
+    for (path, folder), (id, reason) in zip(found, tree.ids([path for path, _ in found], refusal), strict=True):
         if reason:
             skipped.append(Skipped(path, reason))
         else:
@@ -112,10 +141,10 @@ def scan(root: Path, refusal: Refusal) -> Scan:
     return Scan(tuple(photos), tuple(skipped), tuple(empty))
 
 
-def _classes(root: Path) -> tuple[list[_Class], list[Skipped]]:
+def _classes(tree: Tree, root: str) -> tuple[list[_Class], list[Skipped]]:
     """The class folders, and what lies outside them."""
-    top = _list(root, "")
-    sides = _sides(root, top)
+    top = tree.listing(root)
+    sides = _sides(tree, top)
     if not sides:
         classes = [_Class(path, class_name(path), None) for path in top.folders + top.links]
         return classes, top.skipped + _outside(top.files)
@@ -124,7 +153,7 @@ def _classes(root: Path) -> tuple[list[_Class], list[Skipped]]:
         if path not in sides:
             skipped.append(Skipped(path, "a folder beside train and test folders that names no split"))
             continue
-        inside = _list_or_skip(root, path)
+        inside = _list_or_skip(tree, path)
         classes += [_Class(folder, class_name(folder), sides[path]) for folder in inside.folders + inside.links]
         skipped += inside.skipped + _outside(inside.files)
     return classes, skipped
@@ -140,35 +169,35 @@ def _outside(files: Sequence[str]) -> list[Skipped]:
     return [Skipped(path, OUTSIDE) for path in files]
 
 
-def _sides(root: Path, top: _Listing) -> dict[str, Split]:
+def _sides(tree: Tree, top: Listing) -> dict[str, Split]:
     """The split that each top folder names, or nothing where the top folders are classes."""
-    names = top.folders + top.links
-    sides = {name: split for name in names if (split := spelled(name))}
+    names = {path: path.rpartition("/")[2] for path in top.folders + top.links}
+    sides = {path: split for path, name in names.items() if (split := spelled(name))}
     evaluation: Split = "validation" if "test" in sides.values() else "test"
-    sides |= {name: evaluation for name in names if name.casefold() in ("eval", "evaluation")}
-    trains = [name for name, split in sides.items() if split == "train"]
-    deep = any(inside.folders or inside.links for inside in (_list_or_skip(root, name) for name in trains))
+    sides |= {path: evaluation for path, name in names.items() if name.casefold() in ("eval", "evaluation")}
+    trains = [path for path, split in sides.items() if split == "train"]
+    deep = any(inside.folders or inside.links for inside in (_list_or_skip(tree, path) for path in trains))
     if trains and (len(sides) == len(names) or (deep and len(set(sides.values())) > 1)):
         return sides
     return {}
 
 
-def _files(root: Path, folder: _Class) -> tuple[list[str], list[Skipped]]:
+def _files(tree: Tree, folder: _Class) -> tuple[list[str], list[Skipped]]:
     """The files of a class folder, however deep, real folders before linked ones."""
     files: list[str] = []
     skipped: list[Skipped] = []
-    seen = _above(root, folder.path)
+    seen = tree.above(folder.path)
     real, links = deque([folder.path]), deque[str]()
     while real or links:
         path = real.popleft() if real else links.popleft()
         try:
-            identity = _identity(root / path)
+            identity = tree.identity(path)
             if identity in seen:
                 skipped.append(Skipped(path, f"a link to {seen[identity]}"))
                 continue
-            inside = _list(root, path)
+            inside = tree.listing(path)
         except OSError as problem:
-            skipped.append(Skipped(path, _reason(problem)))
+            skipped.append(Skipped(path, reason(problem)))
             continue
         seen[identity] = f"{path!r}, which is read already"
         real += inside.folders
@@ -178,77 +207,120 @@ def _files(root: Path, folder: _Class) -> tuple[list[str], list[Skipped]]:
     return files, skipped
 
 
-def _above(root: Path, path: str) -> dict[tuple[int, int], str]:
-    """The folders that a link in the class folder must not lead back to."""
-    real = root.resolve()
-    above = [real, *real.parents, *(root / parent for parent in Path(path).parents)]
-    return {_identity(folder): "a folder above it" for folder in above}
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _list_or_skip(root: Path, path: str) -> _Listing:
+def _list_or_skip(tree: Tree, path: str) -> Listing:
     try:
-        return _list(root, path)
+        return tree.listing(path)
     except OSError as problem:
-        return _Listing(skipped=[Skipped(path, _reason(problem))])
+        return Listing(skipped=[Skipped(path, reason(problem))])
 
 
-def _list(root: Path, path: str) -> _Listing:
-    listing = _Listing()
-    with os.scandir(root / path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith(".") or entry.name.casefold() in CLUTTER:
-                continue
-            inner = f"{path}/{entry.name}" if path else entry.name
-            try:
-                kind = entry.stat().st_mode if entry.is_symlink() else entry.stat(follow_symlinks=False).st_mode
-            except OSError as problem:
-                listing.skipped.append(Skipped(inner, _reason(problem)))
-                continue
-            if stat.S_ISDIR(kind):
-                (listing.links if entry.is_symlink() else listing.folders).append(inner)
-            elif stat.S_ISREG(kind):
-                listing.files.append(inner)
-            else:
-                listing.skipped.append(Skipped(inner, "not a regular file"))
-    return listing
+def clutter(name: str) -> bool:
+    """Whether a file or folder of this name is passed over in silence."""
+    return name.startswith(".") or name.casefold() in CLUTTER
 
 
-def ids(root: Path, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
-    """For each file in order: the hash of its bytes and "", or "" and why it cannot be used."""
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A folder on a disk as a `Tree`."""
 
-    def read(path: str) -> tuple[str, str]:
+    root: Path
+
+    def listing(self, path: str) -> Listing:
+        """What this folder holds.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        listing = Listing()
+        with os.scandir(self.root / path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not clutter(entry.name):
+                    _sort_in(listing, entry, f"{path}/{entry.name}" if path else entry.name)
+        return listing
+
+    def identity(self, path: str) -> Hashable:
+        """The place of this folder on its disk.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        status = (self.root / path).stat()
+        return status.st_dev, status.st_ino
+
+    def above(self, path: str) -> dict[Hashable, str]:
+        """The folders that a link in the class folder must not lead back to."""
+        real = self.root.resolve()
+        parents = [real, *real.parents, *(self.root / parent for parent in Path(path).parents)]
+        return {self.identity(str(folder)): "a folder above it" for folder in parents}
+
+    def ids(self, paths: Sequence[str], refusal: Refusal) -> Iterator[tuple[str, str]]:
+        """For each file in order: the hash of its bytes and "", or "" and why it cannot be used."""
+        return hashes([functools.partial(blocks, self.root / path) for path in paths], refusal)
+
+
+def _sort_in(listing: Listing, entry: os.DirEntry[str], path: str) -> None:
+    try:
+        kind = entry.stat().st_mode if entry.is_symlink() else entry.stat(follow_symlinks=False).st_mode
+    except OSError as problem:
+        listing.skipped.append(Skipped(path, reason(problem)))
+        return
+    if stat.S_ISDIR(kind):
+        (listing.links if entry.is_symlink() else listing.folders).append(path)
+    elif stat.S_ISREG(kind):
+        listing.files.append(path)
+    else:
+        listing.skipped.append(Skipped(path, "not a regular file"))
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, piece by piece.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def hashes(files: Sequence[Callable[[], Iterator[bytes]]], refusal: Refusal) -> Iterator[tuple[str, str]]:
+    """For the content that each of these gives, in order: its hash and "", or "" and why it cannot be used."""
+
+    def read(file: Callable[[], Iterator[bytes]]) -> tuple[str, str]:
         try:
-            return _id(root / path, refusal)
+            return identified(file(), refusal)
         except OSError as problem:
-            return "", _reason(problem)
+            return "", reason(problem)
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
-        for start in range(0, len(paths), WINDOW):
-            yield from pool.map(read, paths[start : start + WINDOW])
+        for start in range(0, len(files), WINDOW):
+            yield from pool.map(read, files[start : start + WINDOW])
 
 
-def _id(path: Path, refusal: Refusal) -> tuple[str, str]:
-    with path.open("rb", buffering=0) as file:
-        block = file.read(BLOCK)
-        if reason := refusal(block):
-            return "", reason  # a film of gigabytes is not read to its end
-        digest = hashlib.blake2b(digest_size=16)
-        while block:
-            digest.update(block)
-            block = file.read(BLOCK)
+def identified(content: Iterator[bytes], refusal: Refusal) -> tuple[str, str]:
+    """The hash of this content and "", or "" and why it cannot be used: then it is not read to its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    block = next(content, b"")
+    if why := refusal(block):
+        return "", why  # a film of gigabytes is not read to its end
+    digest = hashlib.blake2b(block, digest_size=16)
+    for block in content:
+        digest.update(block)
     return digest.hexdigest(), ""
 
 
-def _reason(problem: OSError) -> str:
+def reason(problem: OSError) -> str:
+    """Why a file or folder cannot be used, in words for a list."""
     known = {
-        errno.ENOENT: "a link that leads nowhere",
+        errno.ENOENT: NOWHERE,
         errno.ELOOP: "a link that leads to itself",
+        errno.EISDIR: "a folder, not a file",
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
     }
+    if problem.errno is None and problem.strerror:
+        return problem.strerror  # ours, and said in full
     return known.get(problem.errno or 0) or f"cannot be read: {problem.strerror or problem}"

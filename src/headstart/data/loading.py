@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from headstart.data import folder, objects
+from headstart.data import folder
+from headstart.data.archive import Readable
+from headstart.data.columns import parsed
 from headstart.data.dataset import Dataset, Item, Skipped, Split
-from headstart.data.folder import Photo, Scan
-from headstart.data.objects import Found
+from headstart.data.duplicates import Pair, near_duplicates
+from headstart.data.families import families
+from headstart.data.findings import Conflict, Leak, conflicts, leaks, sentences
+from headstart.data.folder import Photo
+from headstart.data.looking import Looks, look_at
+from headstart.data.sources import Asked, Found, find
 from headstart.data.splits import STRONGER, Row, assign, match, read_splits
-from headstart.data.validity import LAYOUT, check, nothing_usable
-from headstart.errors import BadData, BadSetting, first_five
+from headstart.data.validity import check, nothing_usable
+from headstart.errors import BadData, BadSetting, HeadstartError, first_five
+from headstart.events import Progress
 from headstart.modalities.sniff import refusal
-from headstart.registry import closest
+from headstart.store import Store
 
 REFUSALS: Mapping[str, folder.Refusal] = {"image": refusal}  # by modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """A data set and what was found out about its photos on the way.
+
+    `pairs`: near-duplicates. `bridging`: paths of photos that are like photos on several given sides, and so train.
+    `refusal`: why nothing can be learnt from it, where that was not raised.
+    """
+
+    dataset: Dataset
+    looks: Looks
+    pairs: tuple[Pair, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    bridging: tuple[str, ...] = ()
+    refusal: HeadstartError | None = None
 
 
 def load_dataset(
@@ -30,15 +54,21 @@ def load_dataset(
     validation: Any = None,
     test: Any = None,
     classes: Sequence[str] | None = None,
+    columns: str | None = None,
+    max_pixels: int | None = None,
 ) -> Dataset:
-    """The photos of a folder with their classes and splits, by the rules in `data/folder.py`; or those of an object.
+    """The photos of a folder, a table, an archive or an object, with their classes and splits.
 
     Splits come from the file `splits`, where it lists a photo; else from folders named for train, validation and
     test; else from a hash of the photo's content and the seed (`splits.assign`). Where the user's splits name no test
     photo at all, or no validation photo, they are taken out of the training photos by that hash. Where they put
     equal photos on two sides, the test photo stays, or else the validation photo, and the others are skipped.
 
-    Every file is read once for its hash but not decoded: hand what turns out to be damaged to `drop_unreadable`.
+    Near-duplicates and photos of one group are a family (`data/families.py`), named by `Item.group`, and stay on one
+    side. One that is not listed joins the side of its family's listed photos; where these are on several sides, it
+    goes to train and is told. Splits that the user gave are never changed; what leaks across them is told.
+
+    Every photo is looked at once, ever: what cannot be decoded is skipped, with the reason.
 
     An object is a `tf.data.Dataset`, what Keras's `image_dataset_from_directory` or `flow_from_directory` gave, a
     `PyDataset`, or a pair of arrays: pixels 0..255 `[n h w c]` and labels, which are integers, one-hot or binary.
@@ -46,24 +76,64 @@ def load_dataset(
     below the data set's `root`: with these, `headstart train` works as well.
 
     Args:
-        source: a folder per class, or folders for train, validation and test with a folder per class inside; or an
-            object.
+        source: a folder per class, or folders for train, validation and test with a folder per class inside; a zip or
+            tar of one; a table of paths and labels; or an object (see `docs/data.md`).
         seed: another seed, other splits.
         splits: a CSV file such as the splits.csv of an earlier run; photos are found in it by content, then by path.
         modality: what the files are.
         validation: an object for the validation split, beside one for training.
         test: the same for the test split.
-        classes: names for the labels of objects, in the order of the labels, where the objects do not know them.
+        classes: names for labels that are numbers, in the order of the labels; or an order for names.
+        columns: which columns of a table are which, such as `path=photo,label=species,group=patient`; by default they
+            are found by their names.
+        max_pixels: a photo of more is not used; by default Pillow's limit against decompression bombs.
 
     Raises:
         BadData: the data or the file of splits is missing or unusable, or there are too few classes or photos.
         BadSetting: the modality is unknown, or a folder is given together with what is for objects.
-        DiskFull: there is no room for the pictures of an object.
+        DiskFull: there is no room for the pictures of an object, or for what was seen of the photos.
+    """
+    work = survey(
+        source,
+        seed=seed,
+        splits=splits,
+        modality=modality,
+        validation=validation,
+        test=test,
+        classes=classes,
+        columns=columns,
+        max_pixels=max_pixels,
+    )
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            found: Survey = end.value
+            return found.dataset
+
+
+def survey(
+    source: Any,
+    *,
+    seed: int = 0,
+    splits: str | PathLike[str] | None = None,
+    modality: str = "image",
+    validation: Any = None,
+    test: Any = None,
+    classes: Sequence[str] | None = None,
+    columns: str | None = None,
+    max_pixels: int | None = None,
+    strict: bool = True,
+) -> Generator[Progress, None, Survey]:
+    """The same step by step, with everything that was found out. `strict`: raise what makes the data set useless.
+
+    Raises:
+        HeadstartError: as `load_dataset`.
     """
     rows = read_splits(Path(splits)) if splits is not None else ()
     given: dict[Split, Any] = {"train": source, "validation": validation, "test": test}
     sources = {side: each for side, each in given.items() if side == "train" or each is not None}
-    found = _found(sources, classes, modality)
+    found = _found(sources, classes, modality, columns)
     root, scan = found.root, found.scan
     photos, notes = _listed(scan.photos, rows, root)
     photos, straddling = _on_one_side(photos)
@@ -75,26 +145,50 @@ def load_dataset(
         skipped=_sorted((*scan.skipped, *straddling)),
         notes=(*_no_classes(lost), *_in_two_classes(dataset), *notes, *found.notes),
     )
-    dataset = _split(dataset, {photo.id: photo.given for photo in photos if photo.given}, seed)
-    check(dataset)
-    return dataset
+    looks = yield from look_at(_files(dataset), Store.default(), max_pixels=max_pixels)
+    dataset = _without(dataset, looks.reasons)
+    pairs = near_duplicates(looks)
+    groups = _groups(photos)
+    listed: dict[str, Split] = {photo.id: photo.given for photo in photos if photo.given}
+    dataset = _split(_with_families(dataset, groups, pairs, looks), listed, seed)
+    bridging = _units(dataset, listed)[2] if dataset.user_splits else []
+    leaking, doubtful = leaks(dataset, pairs, groups), conflicts(dataset, pairs)
+    more = sentences(dataset, pairs, leaking, doubtful, bridging)
+    done = Survey(
+        dataset=replace(dataset, notes=(*dataset.notes, *more)),
+        looks=looks,
+        pairs=tuple(pairs),
+        leaks=tuple(leaking),
+        conflicts=tuple(doubtful),
+        bridging=tuple(bridging),
+    )
+    try:
+        check(dataset)
+    except HeadstartError as refusal:
+        if strict:
+            raise
+        return replace(done, refusal=refusal)
+    return done
 
 
-def load_labelled(source: str | Path, *, classes: Sequence[str], modality: str = "image") -> Dataset:
-    """All photos of a folder as test photos for a model of these classes, whatever splits the folder has.
+def load_labelled(
+    source: Any, *, classes: Sequence[str], modality: str = "image", columns: str | None = None
+) -> Dataset:
+    """All photos of a folder, table, archive or object as test photos for a model of these classes, without splits.
 
-    Classes are matched by name; a folder may hold a part of them, even one.
+    Classes are matched by name; there may be a part of them, even one.
 
     Raises:
         BadData: the folder is missing or unusable, or has a class that the model does not know.
         BadSetting: the modality is unknown.
     """
-    root, found = _scan(source, modality)
+    read = _found({"train": source}, None, modality, columns)
+    root, found = read.root, read.scan
     unknown = sorted({photo.label for photo in found.photos} - set(classes))
     if unknown:
         names = first_five([repr(name) for name in unknown])
         raise BadData(
-            f"folder {str(source)!r} has classes that the model does not know: {names}",
+            f"{str(root)!r} has classes that the model does not know: {names}",
             fix=f"the model knows {', '.join(classes)}; rename the folders, or leave the others out",
         )
     labels = {name: label for label, name in enumerate(classes)}
@@ -108,6 +202,7 @@ def load_labelled(source: str | Path, *, classes: Sequence[str], modality: str =
         skipped=_sorted(found.skipped),
         user_splits=True,
         modality=modality,
+        notes=read.notes,
     )
 
 
@@ -120,6 +215,16 @@ def drop_unreadable(dataset: Dataset, reasons: Mapping[str, str], *, seed: int) 
     Raises:
         BadData: too few classes or photos are left.
     """
+    left = _without(dataset, reasons)
+    if left is dataset:
+        return dataset
+    left = left if dataset.user_splits else _split(left, {}, seed)
+    check(left)
+    return left
+
+
+def _without(dataset: Dataset, reasons: Mapping[str, str]) -> Dataset:
+    """The data set without these photos, which are listed as skipped, and without the classes that lose all."""
     dropped = [Skipped(item.path, reasons[item.id]) for item in dataset.items if item.id in reasons]
     if not dropped:
         return dataset
@@ -129,32 +234,25 @@ def drop_unreadable(dataset: Dataset, reasons: Mapping[str, str], *, seed: int) 
     labels = {dataset.classes.index(name): label for label, name in enumerate(classes)}
     if not kept:
         raise nothing_usable(dataset.root, dropped)
-    left = replace(
+    return replace(
         dataset,
         classes=classes,
         items=tuple(replace(item, label=labels[item.label]) for item in kept),
         skipped=_sorted((*dataset.skipped, *dropped)),
         notes=(*dataset.notes, *_no_classes(lost)),
     )
-    left = left if dataset.user_splits else _split(left, {}, seed)
-    check(left)
-    return left
 
 
-def folder_of(source: str | Path) -> Path:
-    """Where this folder is; looks at nothing in it.
+def folder_of(source: str | Path, *, columns: str | None = None) -> Path:
+    """Where this folder, table or archive is; looks at nothing in it.
 
     Raises:
-        BadData: it does not exist, or is a file.
+        BadData: it does not exist, or is a file of no kind that is known.
+        BadSetting: the columns are not written as columns are, or it is nothing that has any.
     """
-    path = Path(source).expanduser()
-    if source == "" or not path.exists():
-        parent = path.parent
-        near = closest(path.name, [other.name for other in parent.iterdir()] if parent.is_dir() else [])
-        raise BadData(f"folder {str(source)!r} does not exist", fix=near or "check the spelling of the path")
-    if not path.is_dir():
-        raise BadData(f"{str(source)!r} is a file, not a folder", fix=LAYOUT)
-    return path.absolute()
+    _, sources = find({"train": source}, columns=bool(parsed(columns)))
+    path: Path = sources["train"]
+    return path
 
 
 def _refusal(modality: str) -> folder.Refusal:
@@ -163,38 +261,11 @@ def _refusal(modality: str) -> folder.Refusal:
     return REFUSALS[modality]
 
 
-def _scan(source: str | Path, modality: str) -> tuple[Path, Scan]:
-    unusable = _refusal(modality)
-    root = folder_of(source)
-    try:
-        found = folder.scan(root, unusable)
-    except OSError as problem:
-        reason = problem.strerror or str(problem)
-        raise BadData(f"folder {str(root)!r} cannot be read: {reason}", fix="make it readable for you") from problem
-    if not found.photos:
-        raise nothing_usable(root, found.skipped)
-    return root, found
-
-
-def _found(sources: Mapping[Split, Any], classes: Sequence[str] | None, modality: str) -> Found:
-    """What a folder or objects hold."""
-    paths = [side for side, source in sources.items() if isinstance(source, str | PathLike)]
-    if not paths:
-        found = objects.collect(sources, classes, _refusal(modality))
-        if not found.scan.photos:
-            raise nothing_usable(found.root, found.scan.skipped)
-        return found
-    if len(sources) > 1:
-        raise BadSetting(
-            f"a folder is given for {paths[0]}, beside data for {', '.join(set(sources) - {paths[0]})}",
-            fix="put the folders train, validation and test into one folder and give that, or give objects alone",
-        )
-    if classes is not None:
-        raise BadSetting(
-            "class names are given for a folder", fix="leave classes out: in a folder they are the folders' names"
-        )
-    root, scan = _scan(sources["train"], modality)
-    return Found(root=root, scan=scan)
+def _found(sources: Mapping[Split, Any], classes: Sequence[str] | None, modality: str, columns: str | None) -> Found:
+    """What the source that knows such things finds in them."""
+    named = parsed(columns)
+    source, placed = find(sources, columns=bool(named))
+    return source.read(Asked(sources=placed, refusal=_refusal(modality), columns=named, classes=classes))
 
 
 def _listed(photos: Sequence[Photo], rows: Sequence[Row], root: Path) -> tuple[list[Photo], list[str]]:
@@ -245,18 +316,73 @@ def _manifest(root: Path, photos: Sequence[Photo], classes: tuple[str, ...], mod
     return Dataset(root=root, classes=classes, items=items, modality=modality)
 
 
+def _files(dataset: Dataset) -> dict[str, list[Readable]]:
+    """Each content once, with whatever it can be read from."""
+    files: dict[str, list[Readable]] = {}
+    for item, file in zip(dataset.items, dataset.files, strict=True):
+        files.setdefault(item.id, []).append(file)
+    return files
+
+
+def _groups(photos: Iterable[Photo]) -> dict[str, list[str]]:
+    """The user's groups of each content that has one; equal photos may be in several."""
+    groups: dict[str, list[str]] = {}
+    for photo in photos:
+        if photo.group and photo.group not in groups.setdefault(photo.id, []):
+            groups[photo.id].append(photo.group)
+    return groups
+
+
+def _with_families(
+    dataset: Dataset, groups: Mapping[str, Sequence[str]], pairs: Sequence[Pair], looks: Looks
+) -> Dataset:
+    """The data set with each item's family as its group."""
+    facts = looks.facts()
+    ages = {id: (width * height, size) for id, (width, height, size, _) in zip(looks.ids, facts.tolist(), strict=True)}
+    found = families(groups, pairs, ages)
+    return dataset.with_items(
+        replace(item, group=found.get(item.id, "")) if item.group or item.id in found else item for item in dataset.items
+    )
+
+
 def _split(dataset: Dataset, given: Mapping[str, Split], seed: int) -> Dataset:
+    """The data set with a split for each item, family by family."""
     named = set(given.values())
     if not named & {"validation", "test"}:
         given = {}  # a train folder alone decides nothing
-    sides = assign([item.id for item in dataset.items], [item.label for item in dataset.items], seed=seed, given=given)
-    items = (replace(item, split=side) for item, side in zip(dataset.items, sides, strict=True))
+    units, listed, _ = _units(dataset, given)
+    sides = assign(units, [item.label for item in dataset.items], seed=seed, given=listed)
+    both = zip(dataset.items, sides, strict=True)
+    items = (item if item.split == side else replace(item, split=side) for item, side in both)
     taken = [
         f"your splits name no {side} photo: {sides.count(side)} of the training photos were taken for it"
         for side in ("validation", "test")
         if given and side not in named
     ]
     return replace(dataset.with_items(items), user_splits=bool(given), notes=(*dataset.notes, *taken))
+
+
+def _units(dataset: Dataset, given: Mapping[str, Split]) -> tuple[list[str], dict[str, Split], list[str]]:
+    """What each item moves with, its family or a part of it; the sides given to these; and which paths bridge.
+
+    A family that the user put on several sides falls into a part for each, and its newcomers to train.
+    """
+    sides: dict[str, set[Split]] = {}
+    for item, family in zip(dataset.items, dataset.families, strict=True):
+        sides.setdefault(family, set()).update([given[item.id]] if item.id in given else [])
+    units: list[str] = []
+    listed: dict[str, Split] = {}
+    bridging = []
+    for item, family in zip(dataset.items, dataset.families, strict=True):
+        unit, own = family, sides[family]
+        if len(own) > 1:
+            if item.id not in given:
+                bridging.append(item.path)
+            side = given.get(item.id, "train")
+            unit, own = f"{family} in {side}", {side}
+        units.append(unit)
+        listed |= dict.fromkeys([unit], *own) if own else {}
+    return units, listed, bridging
 
 
 def _sorted(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:

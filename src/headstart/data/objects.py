@@ -25,21 +25,13 @@ from headstart.data.batches import batches
 from headstart.data.dataset import Dataset, Item, Skipped, Split
 from headstart.data.folder import Photo, Refusal, Scan
 from headstart.data.labels import Labels, join, missing, named, parse, settle
+from headstart.data.sources import Asked, Found, Source
+from headstart.data.validity import nothing_usable
 from headstart.errors import BadData
 
 FILES_READ = "the files behind the data set were read: it is left to headstart to resize, scale and vary its pictures"
 PAIRS = 1024  # paths and labels that TensorFlow hands over at a time
 _SAME_ELEMENTS = {"CacheDataset", "PrefetchDataset", "ShuffleDataset", "OptionsDataset"}  # TensorFlow's wrappers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What there is: photos below a root, and the names of the classes where they have an order of their own."""
-
-    root: Path
-    scan: Scan
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +41,20 @@ class _Side:
     labels: Labels
     files: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
+
+
+def read(asked: Asked) -> Found:
+    """The photos of all these objects.
+
+    Raises:
+        BadData: one of them is no data set, has no labels, they do not fit together, or no photo is usable.
+        BadSetting: the cache folder cannot be written.
+        DiskFull: there is no room for pictures.
+    """
+    found = collect(asked.sources, asked.classes, asked.refusal)
+    if not found.scan.photos:
+        raise nothing_usable(found.root, found.scan.skipped)
+    return found
 
 
 def collect(sources: Mapping[Split, Any], classes: Sequence[str] | None, refusal: Refusal) -> Found:
@@ -188,7 +194,7 @@ def _scanned(filed: Sequence[Photo], kept: Sequence[Photo], root: Path, refusal:
     photos = inside[len(filed) :]
     skipped: list[Skipped] = []
     paths = [photo.path for photo in inside[: len(filed)]]
-    for photo, (id, reason) in zip(inside, folder.ids(root, paths, refusal), strict=False):
+    for photo, (id, reason) in zip(inside, folder.Disk(root).ids(paths, refusal), strict=False):
         if reason:
             skipped.append(Skipped(photo.path, reason if os.path.lexists(root / photo.path) else "does not exist"))
         else:
@@ -206,3 +212,13 @@ def _told(split: Split) -> Iterator[None]:
         if split == "train":
             raise
         raise BadData(f"{split}: {problem.what}", fix=problem.fix) from problem
+
+
+SOURCE = Source(
+    what="a data set of TensorFlow, Keras or NumPy",
+    takes=lambda source: not isinstance(source, Path),
+    read=read,
+    place=False,
+    several=True,
+    last=True,  # it refuses with the reason what no source knows
+)

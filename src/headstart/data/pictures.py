@@ -1,7 +1,7 @@
 """Keep the pictures of a data set that has no files: as PNG files in the cache folder, each content once.
 
     pictures/
-    ├── content/<id>.png                   every picture, by the hash of its file
+    ├── content/<id>.png                   every picture, by the hash of its file; .jpg and so on where it was one
     └── <hash of a data set>/              a folder like a user's own, of hard links: any verb takes it
         └── train/ants/<id>.png
 
@@ -43,6 +43,17 @@ def keep(pictures: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
         return [_keep(encode(picture), folder) for picture in pictures]
 
 
+def keep_file(content: bytes, suffix: str) -> str:
+    """Write this file as it is; its id.
+
+    Raises:
+        BadSetting: the cache folder cannot be written.
+        DiskFull: there is no room.
+    """
+    with _written("content") as folder:
+        return _keep(content, folder, suffix)
+
+
 def lay_out(name: str, entries: Iterable[tuple[str, str]]) -> Path:
     """A folder of this name with these entries, path within it and id of a kept picture.
 
@@ -55,7 +66,7 @@ def lay_out(name: str, entries: Iterable[tuple[str, str]]) -> Path:
         for folder in {os.path.dirname(path) for path, _ in entries}:
             (root / folder).mkdir(parents=True, exist_ok=True)
         for path, id in entries:
-            _link(content / f"{id}.png", root / path)
+            _link(content / f"{id}{os.path.splitext(path)[1]}", root / path)
     return root
 
 
@@ -68,9 +79,9 @@ def folder_name(position: int, name: str) -> str:
     return f"{position}-" + re.sub(r"[^\w -]", "_", composed, flags=re.ASCII)[: NAME_LIMIT // 2]
 
 
-def _keep(content: bytes, folder: Path) -> str:
+def _keep(content: bytes, folder: Path, suffix: str = ".png") -> str:
     id = hashlib.blake2b(content, digest_size=16).hexdigest()  # as `folder.ids` does it
-    path = folder / f"{id}.png"
+    path = folder / f"{id}{suffix}"
     # By size, since a machine that lost its power may leave a file cut short: waiting for the disk would take longer
     # than all the rest.
     if _size(path) != len(content):

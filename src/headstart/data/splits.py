@@ -55,8 +55,10 @@ def assign(
     photo, but when the third joins, two of the three are on the same side. No validation photo is forced, since
     that would break the promise more often (0.9^n): a class, or a small data set, may have none.
 
+    A class of which all photos are one cannot have both: it trains, unless another class needs that photo for its test.
+
     Args:
-        ids: a hash of each photo's content.
+        ids: a hash of each photo's content, or the name of its family: what has the same one moves as one.
         labels: the class of each photo.
         seed: another seed, other splits.
         given: splits that the user has decided, by id; they stay. But where `given` names no test photo at all, the
@@ -102,7 +104,8 @@ def _force(
     if any(sides[id] == side for id in members):
         return
     for id in candidates:
-        holders = [other for other in classes if id in other]
+        # A class of one photo has nothing to lose on the side of its tests: without training it is none.
+        holders = [other for other in classes if id in other and (side != "train" or len(other) > 1)]
         if sides[id] == "validation" or all(_stays_covered(id, holder, sides) for holder in holders):
             sides[id] = side
             return

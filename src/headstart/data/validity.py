@@ -34,8 +34,13 @@ def check(dataset: Dataset) -> None:
     _refuse_without("train", dataset)
     if not dataset.user_splits:
         _refuse_without("test", dataset)
-    elif not len(dataset.test):
+    if dataset.user_splits and not len(dataset.test):
         raise BadData("the splits leave no test photo", fix="list or add test photos, or let headstart choose them")
+    if not len(dataset.test):
+        raise BadData(
+            "in each class all photos are near-duplicates or one group: nothing is left to test on",
+            fix="add other photos; headstart audit lists which are alike",
+        )
 
 
 def nothing_usable(root: Path, skipped: Sequence[Skipped]) -> BadData:
@@ -58,10 +63,18 @@ def _different(dataset: Dataset) -> Mapping[str, set[str]]:
     return photos
 
 
+def _of_one_family(dataset: Dataset) -> set[str]:
+    families: dict[str, set[str]] = {}
+    for item, family in zip(dataset.items, dataset.families, strict=True):
+        families.setdefault(dataset.classes[item.label], set()).add(family)
+    return {name for name, several in families.items() if len(several) == 1}
+
+
 def _refuse_without(side: Split, dataset: Dataset) -> None:
     """A class of which equal photos lie in other classes, or one that the user's splits forget, may have none."""
     having = {dataset.classes[item.label] for item in dataset.items if item.split == side}
-    lacking = [name for name in dataset.classes if name not in having]
+    one = _of_one_family(dataset) if side == "test" else set()  # which trains, and is told: see `findings.sentences`
+    lacking = [name for name in dataset.classes if name not in having and name not in one]
     if lacking:
         near = closest(lacking[0], sorted(having)) if dataset.user_splits else ""
         raise BadData(

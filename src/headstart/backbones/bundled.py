@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.backbones import checkpoint, downloads
 from headstart.backbones.backbone import Backbone, Entry, Wanted, only_torch
 from headstart.errors import BadBackbone
 from headstart.modalities.spec import InputSpec
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.networks.network import Network
 
 WIDTH = 1280
+OWN = ".safetensors"  # weights of a user's own; whatever else is given has to be the published file, to the bit
 LICENCE = "Apache-2.0"
 
 
@@ -84,7 +87,7 @@ def _entry(name: str, member: _Member) -> Entry:
 def load(name: str, wanted: Wanted) -> Backbone:
     """The backbone of this name, its weights checked against the published sha256 and not yet parsed.
 
-    `wanted.weights` takes the same file from another place.
+    `wanted.weights` takes the same file from another place, or a safetensors file with weights of one's own.
 
     Raises:
         BadBackbone: the name is unknown, or the file is missing, or it is not the published one.
@@ -96,16 +99,28 @@ def load(name: str, wanted: Wanted) -> Backbone:
         hint = closest(f"bundled/{name}", full) or f"use one of {', '.join(full)}"
         raise BadBackbone(f"backbone 'bundled/{name}' is not known", fix=hint)
     member = _MEMBERS[name]
-    path = wanted.weights or _installed(member)
-    _checked(path, member)
+    spec = input_spec(name, size=wanted.size)
+    weights_hash, build = _blank(name, spec) if wanted.blank else _found(name, member, wanted, spec)
     return Backbone(
         name=f"bundled/{name}",
-        spec=input_spec(name, size=wanted.size),
-        weights_hash=member.sha256,
+        spec=spec,
+        weights_hash=weights_hash,
         licence=LICENCE,
         framework="torch",
-        build=partial(_build, name, path, input_spec(name, size=wanted.size)),
+        build=build,
     )
+
+
+def _found(name: str, member: _Member, wanted: Wanted, spec: InputSpec) -> tuple[str, Callable[[], Network]]:
+    """The hash of the weights, and what builds the network with them."""
+    if wanted.weights is None or wanted.weights.suffix.lower() != OWN:
+        path = wanted.weights or _installed(member)
+        _checked(path, member)
+        return member.sha256, partial(_build, name, path, spec)
+    tensors = checkpoint.read(wanted.weights)
+    own = partial(_own, name, tensors, spec, f"weights {str(wanted.weights)!r}")
+    own()  # refuses what does not fit, before anything else is done
+    return downloads.sha256(wanted.weights), own
 
 
 def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
@@ -144,12 +159,36 @@ def published(name: str, *, path: Path | None = None) -> dict[str, torch.Tensor]
     return weights
 
 
-def _build(name: str, path: Path | None, spec: InputSpec) -> Network:
-    from headstart.backbones.efficientnet_lite import pretrained
+def _blank(name: str, spec: InputSpec) -> tuple[str, Callable[[], Network]]:
+    def build() -> Network:
+        from headstart.backbones.efficientnet_lite import blank
+
+        return _network(blank(name), spec)
+
+    return f"none/bundled/{name}/0", build
+
+
+def _own(name: str, tensors: Mapping[str, torch.Tensor], spec: InputSpec, what: str) -> Network:
+    """The network with weights of the user's own, under our names or the published ones, with a top or without."""
+    from headstart.backbones.efficientnet_lite import blank, renamed
+
+    module = blank(name)
+    with suppress(KeyError):  # so they are not named as the published ones
+        tensors = renamed(name, tensors)
+    checkpoint.load_into(module, tensors, what=what, dropped=("_fc.", "fc.", "classifier.", "head."))
+    return _network(module, spec)
+
+
+def _network(module: torch.nn.Module, spec: InputSpec) -> Network:
     from headstart.networks.torch import TorchNetwork
 
-    module = pretrained(name, published(name, path=path))
     return TorchNetwork(dict(module.named_children()), spec=spec, channels=WIDTH)
+
+
+def _build(name: str, path: Path | None, spec: InputSpec) -> Network:
+    from headstart.backbones.efficientnet_lite import pretrained
+
+    return _network(pretrained(name, published(name, path=path)), spec)
 
 
 def _installed(member: _Member) -> Path | None:

@@ -219,6 +219,25 @@ def pretrained(name: str, published: Mapping[str, torch.Tensor]) -> EfficientNet
     return network.eval()
 
 
+def blank(name: str, *, seed: int = 0) -> EfficientNetLite:
+    """A network with fresh weights, to be trained from scratch: kernels as for EfficientNet, the same for each seed.
+
+    Normal numbers whose variance keeps that of the gradients (He et al. 2015, by what a kernel gives), without the
+    truncation that has no effect at this depth; normalisations begin as the identity.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        network = EfficientNetLite(name)
+    network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1] // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_out), generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return network.eval()
+
+
 def imagenet_classifier(published: Mapping[str, torch.Tensor]) -> nn.Linear:
     """The published last layer: mean-pooled features `[n 1280]` to the logits of ImageNet's 1000 classes."""
     weight, bias = published["_fc.weight"], published["_fc.bias"]

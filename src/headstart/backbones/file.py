@@ -1,4 +1,4 @@
-"""Get a backbone from a file of your own: `file/my-model.keras`, `file//models/net.h5`."""
+"""Get a backbone from a file of your own: `file/my-model.keras`, `file//models/net.pt2`, `file/net.safetensors`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones import torch_file
 from headstart.backbones.backbone import Backbone, Entry, Wanted
-from headstart.errors import BadBackbone
+from headstart.errors import BadBackbone, BadSetting
 from headstart.registry import closest
 
 # The ending says which module reads the file: it has `load` and `restore`, as a source of backbones has.
@@ -16,6 +17,7 @@ READERS = {
     ".keras": "headstart.backbones.keras_file",
     ".h5": "headstart.backbones.keras_file",
     ".hdf5": "headstart.backbones.keras_file",
+    **dict.fromkeys((".pt2", ".safetensors", ".pth", ".pt", ".bin"), "headstart.backbones.torch_file"),
 }
 
 
@@ -27,12 +29,23 @@ def catalogue() -> tuple[Entry, ...]:
 def load(name: str, wanted: Wanted) -> Backbone:
     """The network of this file, without its top. `name` is the path, relative to the working directory or absolute.
 
+    A factory without a file makes a network with weights of its own.
+
     Raises:
         BadBackbone: the file is missing, of another kind or damaged, holds code, or its top cannot be cut.
         BadSetting: the size or the engine does not fit.
     """
+    if wanted.factory is not None and name in ("", wanted.factory):
+        return torch_file.load("", wanted)
     reader = _reader(name)
     path = Path(name).expanduser()
+    if wanted.factory is not None and reader is not torch_file:
+        raise BadSetting(f"backbone file {name!r} is a whole model", fix="leave the factory out")
+    if wanted.blank and reader is not torch_file:
+        raise BadSetting(
+            f"backbone file {name!r} has weights, and weights none are wanted",
+            fix="make a file with fresh weights, model.save in Keras, and leave the weights out",
+        )
     if path.is_dir():
         raise BadBackbone(f"backbone file {name!r} is a folder", fix=_neighbours(path / "model.keras"))
     if not path.is_file():
@@ -47,7 +60,9 @@ def restore(name: str, size: int, about: Mapping[str, Any]) -> Backbone:
     Raises:
         BadBackbone: it cannot be built here, or held code.
     """
-    backbone: Backbone = _reader(name).restore(name, size, about)
+    # A factory has a name without an ending; what the run keeps of its network is the same as of a PyTorch file.
+    reader = torch_file if "program" in about else _reader(name)
+    backbone: Backbone = reader.restore(name, size, about)
     return backbone
 
 
@@ -57,7 +72,10 @@ def _reader(name: str) -> Any:
         known = ", ".join(READERS)
         raise BadBackbone(
             f"backbone file {name!r} is not of a kind that is known" if name else "no backbone file is named",
-            fix=f"name a file that ends in {known}" if name else f"say which file: file/PATH, ending in {known}",
+            fix=f"name a file that ends in {known}"
+            if name
+            else f"say which file: file/PATH, ending in {known}; or "
+            "the function that makes the network: --factory FILE.py:FUNCTION",
         )
     return importlib.import_module(module)
 

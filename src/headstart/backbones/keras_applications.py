@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headstart.networks.network import Network
 
 SUFFIXES = (".h5", ".hdf5", ".keras")  # what Keras can read weights from; `.weights.h5` among them
+SEED = 0  # of fresh weights
 # What Keras, h5py and zipfile raise for files that are damaged or of another network.
 _UNFIT = (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, OSError, zipfile.BadZipFile)
 
@@ -53,7 +54,8 @@ def _entry(name: str, member: Member) -> Entry:
 def load(name: str, wanted: Wanted) -> Backbone:
     """The network of this name, in any case, its official weights checked against the hash that Keras publishes.
 
-    `wanted.weights` takes any file of weights without a top, unchecked, and `wanted.on_progress` is told of a download.
+    `wanted.weights` takes any file of weights without a top, unchecked, and `wanted.blank` draws fresh ones;
+    `wanted.on_progress` is told of a download.
 
     Raises:
         BadBackbone: the name is unknown, or the weights cannot be had or are not the published ones.
@@ -65,7 +67,10 @@ def load(name: str, wanted: Wanted) -> Backbone:
     _check(name, member, wanted)
     engine = keras_backend.choose(wanted.framework)
     remarks = _remarks(name, member, engine)
-    if wanted.weights is not None:
+    path: Path | None
+    if wanted.blank:
+        path, weights_hash = None, f"none/keras/{name}/{SEED}"
+    elif wanted.weights is not None:
         path, weights_hash = wanted.weights, _own(wanted.weights)
     else:
         files = member.files(wanted.size)
@@ -82,7 +87,7 @@ def load(name: str, wanted: Wanted) -> Backbone:
         weights_hash=weights_hash,
         licence=member.family.licence,
         framework="keras",
-        build=partial(_build, name, spec, path),
+        build=partial(_build, name, spec, path, SEED if wanted.blank else None),
         about={"engine": engine, "weights_hash": weights_hash},
         remarks=remarks,
     )
@@ -158,11 +163,11 @@ def _remarks(name: str, member: Member, engine: keras_backend.Engine) -> tuple[s
     )
 
 
-def _build(name: str, spec: InputSpec, weights: Path | None) -> Network:
+def _build(name: str, spec: InputSpec, weights: Path | None, seed: int | None = None) -> Network:
     from headstart.networks.keras import KerasNetwork
 
     member = MEMBERS[name]
-    model = _model(member, spec.size)
+    model = _model(member, spec.size, seed)
     if weights is not None:
         _fill(model, weights, name)
     if member.family.first is not None:
@@ -170,7 +175,7 @@ def _build(name: str, spec: InputSpec, weights: Path | None) -> Network:
     return KerasNetwork(model, spec=spec, groups=member.family.groups)
 
 
-def _model(member: Member, size: int) -> keras.Model:
+def _model(member: Member, size: int, seed: int | None) -> keras.Model:
     import keras
 
     from headstart.backbones.keras_blank import blank
@@ -182,7 +187,7 @@ def _model(member: Member, size: int) -> keras.Model:
         )
     function = getattr(keras.applications, member.function)
     width = {} if member.alpha is None else {"alpha": member.alpha}
-    return blank(lambda: function(include_top=False, weights=None, input_shape=(size, size, 3), **width))
+    return blank(lambda: function(include_top=False, weights=None, input_shape=(size, size, 3), **width), seed=seed)
 
 
 def _fill(model: keras.Model, weights: Path, name: str) -> None:

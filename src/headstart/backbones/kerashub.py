@@ -39,6 +39,11 @@ def load(name: str, wanted: Wanted) -> Backbone:
         raise BadBackbone("no preset of KerasHub is named", fix=f"name one: kerashub/PRESET; see {PAGE}")
     if wanted.cut is not None:
         raise BadSetting(f"{what} has no top to cut at {wanted.cut!r}", fix="leave the cut out")
+    if wanted.blank:
+        raise BadSetting(
+            f"{what} comes with its weights, and weights none are wanted",
+            fix="take a network of keras/ for training from scratch, keras/resnet50 for instance",
+        )
     keras_hub = _keras_hub(what, wanted)
     try:
         model = keras_hub.models.Backbone.from_preset(name)

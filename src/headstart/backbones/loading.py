@@ -13,6 +13,7 @@ from headstart.errors import BadBackbone, BadSetting
 from headstart.modalities.spec import Fit
 from headstart.registry import Registry, closest
 
+NONE = "none"  # in place of a file of weights; a file of that name is ./none
 SMALLEST = 32  # pixels: the networks that we know halve the picture five times
 SOURCES = Registry("source of backbones", "headstart.backbones", BadBackbone)
 
@@ -37,7 +38,7 @@ def load_backbone(
     Args:
         name: for instance `bundled`, `keras/vgg16`, `file/my-model.keras`.
         size: side of the picture in pixels, by default the one that the backbone was trained on.
-        weights: file with its weights, by default the one that the source knows.
+        weights: file with its weights, by default the one that the source knows; `none` for fresh random ones.
         framework: `tensorflow` or `jax` for a Keras backbone; by default the one that is installed, TensorFlow first.
         cut: layer of a network of your own that gives the features, by default the one before its last layers.
         allow_code: load a file that holds code, which then runs: only for files that you trust.
@@ -51,12 +52,19 @@ def load_backbone(
     """
     source, _, own = full_name(name).partition("/")
     # A network of the user's own may be made for less, and says so itself.
-    if size is not None and size < SMALLEST and source != "file":
+    if size is not None and size < SMALLEST and source not in ("file", "run"):
         raise BadSetting(f"size {size} is too small for a backbone", fix=f"use {SMALLEST} pixels or more")
+    if factory is not None and source != "file":
+        raise BadSetting(
+            f"backbone {name!r} is made without a factory",
+            fix="leave the factory out, or name it for weights of your own: --backbone file/PATH",
+        )
     part: Source = SOURCES.load(source)
+    blank = weights == NONE
     wanted = Wanted(
         size=size,
-        weights=None if weights is None else Path(weights),
+        weights=None if weights is None or blank else Path(weights),
+        blank=blank,
         framework=framework,
         cut=cut,
         allow_code=allow_code,
@@ -112,6 +120,8 @@ def full_name(name: str) -> str:
         return found[0]
     if found:
         raise BadBackbone(f"backbone {name!r} is ambiguous", fix=f"use one of {', '.join(found)}")
+    if Path(name, "backbone.json").is_file():
+        raise BadBackbone(f"backbone {name!r} is a run, not a name", fix=f"an earlier run is named run/{name}")
     if Path(name).is_file():
         raise BadBackbone(f"backbone {name!r} is a file, not a name", fix=f"a file is named file/{name}")
     hint = closest(name, known) or closest(name, SOURCES.names()) or "see all names with: headstart backbones"

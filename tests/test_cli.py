@@ -68,7 +68,8 @@ class Conductor:
             raise self.problem
         return Stand(SUMMARY)
 
-    def plan(self, settings: Settings) -> Stand:
+    def plan(self, settings: Settings) -> Generator[Event, None, Stand]:
+        yield Progress(what="photos looked at", done=1, total=2)
         return Stand({"stages": ["head", "unfreeze-2"], "photos": {"train": 80}})
 
 
@@ -85,7 +86,7 @@ def conductor(monkeypatch: pytest.MonkeyPatch) -> Conductor:
 def predictions(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
     asked: list[list[Path]] = []
 
-    def predict(run: Path, paths: list[Path]) -> Generator[Event, None, list[Prediction]]:
+    def predict(run: Path, paths: list[Path], *, priors: str | None = None) -> Generator[Event, None, list[Prediction]]:
         asked.append(paths)
         yield Progress(what="photos", done=1, total=2)
         return [

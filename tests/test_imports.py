@@ -17,6 +17,7 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 OWNERS = {
     "torch": ("networks/", "backbones/"),
     "torchvision": ("networks/", "backbones/"),
+    "transformers": ("networks/", "backbones/"),
     "keras": ("networks/", "backbones/"),
     "tensorflow": ("networks/", "backbones/"),
     "jax": ("networks/", "backbones/"),
@@ -28,22 +29,22 @@ OWNERS = {
 # A module may use those of its own rank and below.
 RANKS = [
     ("errors.py", "events.py", "registry.py", "heads.py", "writing.py", "minimise.py", "logistic.py", "shards.py"),
-    ("config.py", "places.py", "modalities/"),
+    ("config.py", "places.py", "store.py", "modalities/"),
     ("data/", "networks/"),
-    ("backbones/", "store.py", "evaluation/"),
-    ("features.py", "pipeline.py", "probe.py"),
+    ("backbones/", "evaluation/"),
+    ("features.py", "pipeline.py", "probe.py", "priors.py", "weighting.py"),
     ("training/",),
     ("runs.py",),
-    ("answering.py", "model.py", "session.py"),
-    ("judging.py", "tuning.py"),
+    ("answering.py", "model.py", "session.py", "auditing.py"),
+    ("judging.py", "tuning.py", "samples.py", "embedding.py", "tuned.py", "estimators.py", "framing.py"),
     ("conductor.py",),
     ("api.py",),
-    ("display.py", "output.py"),
+    ("display.py", "output.py", "audit_text.py"),
     ("cli.py",),
     ("__main__.py",),
 ]
 LIGHT = ("import headstart", "import headstart.cli", "import headstart; dir(headstart)", "import headstart.api")
-HEAVY = ("torch", "keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "scipy", "safetensors")
+HEAVY = ("torch", "transformers", "keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "scipy", "safetensors")
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:

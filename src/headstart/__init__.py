@@ -1,7 +1,7 @@
 """Give a small labelled data set a pre-trained network's head start.
 
-One function a verb: `train`, `resume`, `predict`, `evaluate`, `backbones`, `cache`; and the parts to do it in steps.
-Every name is loaded when it is first used, so importing headstart costs nothing and loads no framework.
+One function a verb: `train`, `resume`, `predict`, `evaluate`, `audit`, `backbones`, `cache`; and the parts to do it in
+steps. Every name is loaded when it is first used, so importing headstart costs nothing and loads no framework.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart import heads as heads
+    from headstart.api import audit as audit
     from headstart.api import backbones as backbones
     from headstart.api import cache as cache
     from headstart.api import evaluate as evaluate
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from headstart.config import Settings as Settings
     from headstart.data.loading import load_dataset as load_dataset
     from headstart.errors import HeadstartError as HeadstartError
+    from headstart.estimators import TransferClassifier as TransferClassifier
+    from headstart.estimators import TransferFeatures as TransferFeatures
     from headstart.model import Model as Model
     from headstart.runs import Run as Run
     from headstart.training.stages import Stage as Stage
@@ -32,12 +35,15 @@ _HOMES = {
     "resume": "headstart.api",
     "predict": "headstart.api",
     "evaluate": "headstart.api",
+    "audit": "headstart.api",
     "backbones": "headstart.api",
     "cache": "headstart.api",
     "load_dataset": "headstart.data.loading",
     "load_backbone": "headstart.backbones.loading",
     "Model": "headstart.model",
     "Stage": "headstart.training.stages",
+    "TransferClassifier": "headstart.estimators",
+    "TransferFeatures": "headstart.estimators",
     "Run": "headstart.runs",
     "Settings": "headstart.config",
     "HeadstartError": "headstart.errors",

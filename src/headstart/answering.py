@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from jaxtyping import Float, UInt8
 
 from headstart import pipeline
 from headstart.backbones.loading import restore_backbone
+from headstart.data.archive import at, is_archive, photos
 from headstart.errors import BadData, BadRun
-from headstart.events import Progress
+from headstart.events import Event, Note, Progress
 from headstart.heads import Head
 from headstart.modalities.loading import load_modality
 from headstart.modalities.modality import Modality
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Network
 from headstart.pipeline import Readable
+from headstart.priors import Priors, parse, shares, shift
 from headstart.runs import Run
 
 PLAIN: tuple[str, ...] = ("plain",)  # the photo as it is
@@ -108,24 +111,65 @@ def answerer(run: Run, device: str = "auto") -> Answerer:
     network.to(device)
     return Answerer(
         network=network,
-        modality=load_modality("image"),
+        modality=load_modality("image", max_pixels=run.settings.max_pixels),
         spec=backbone.spec,
         views=recipe.views,
         temperature=recipe.temperature,
     )
 
 
-def predict(run: str | Path, paths: Sequence[str | Path]) -> Generator[Progress, None, list[Prediction]]:
-    """Answers for files, and for the files in folders, in order.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """How frequent the classes are among photos to come, and were among those that a model learnt from."""
+
+    wanted: Priors
+    classes: tuple[str, ...]
+    counted: Float[np.ndarray, "k"]  # photos of each class that were learnt from
+    learnt: Float[np.ndarray, "k"]  # their shares after weights
+
+    def of(self, answers: Float[np.ndarray, "n k"]) -> Generator[Event, None, Float[np.ndarray, "n k"]]:
+        """The answers as they are for this mixture; tells shares that were estimated."""
+        found = shares(self.wanted, self.classes, counted=self.counted, learnt=self.learnt, answers=answers)
+        if self.wanted == "estimate":
+            each = ", ".join(f"{name} {share:.3f}" for name, share in zip(self.classes, found, strict=True))
+            yield Note(text=f"shares of the classes, estimated from these photos: {each}")
+        return shift(answers, learnt=self.learnt, wanted=found)
+
+
+def mixture_of(run: Run, priors: str | PathLike[str] | Mapping[str, float] | None) -> Mixture | None:
+    """The mixture that is asked for; None where none is.
+
+    Raises:
+        BadSetting: the priors are none, or do not name the model's classes.
+    """
+    if priors is None:
+        return None
+    photos, recipe = run.dataset.train, run.recipe
+    counted = np.bincount(photos.labels, minlength=len(run.classes)).astype(np.float64)
+    learnt = np.array(recipe.prior if recipe is not None and recipe.prior else counted / counted.sum())
+    wanted = parse(priors)
+    if isinstance(wanted, Mapping):  # refused before any photo is looked at
+        shares(wanted, run.classes, counted=counted, learnt=learnt, answers=np.empty((0, len(run.classes))))
+    return Mixture(wanted=wanted, classes=run.classes, counted=counted, learnt=learnt)
+
+
+def predict(
+    run: str | Path, paths: Sequence[str | Path], *, priors: str | PathLike[str] | Mapping[str, float] | None = None
+) -> Generator[Event, None, list[Prediction]]:
+    """Answers for files, and for those in folders and archives, in order; where `priors` are given, for such a mixture.
 
     Raises:
         BadRun: there is no finished run.
         BadData: a path does not exist, or there is no file at all.
+        BadSetting: the priors are none, or do not name the model's classes.
     """
     opened = Run.open(run)
+    mixture = mixture_of(opened, priors)
     files = find(paths, load_modality("image").suffixes)
     model = answerer(opened)
     probabilities, failed = yield from model.answer(files)
+    if mixture is not None:
+        probabilities = yield from mixture.of(probabilities)
     return [
         Prediction(str(file), "", float("nan"), {}, failed[row])
         if row in failed
@@ -134,24 +178,28 @@ def predict(run: str | Path, paths: Sequence[str | Path]) -> Generator[Progress,
     ]
 
 
-def find(paths: Sequence[str | Path], suffixes: frozenset[str]) -> list[Path]:
-    """These files, and in place of each folder the files in it, at any depth, that look like photos by their names.
+def find(paths: Sequence[str | Path], suffixes: frozenset[str]) -> list[Readable]:
+    """These files, and in place of each folder or archive the files in it that look like photos by their names.
 
     Raises:
-        BadData: a path does not exist, or nothing is found.
+        BadData: a path does not exist, an archive is damaged, or nothing is found.
+        DiskFull: there is no room to unpack a compressed tar.
     """
-    missing = [str(path) for path in paths if not Path(path).exists()]
+    missing = [str(path) for path in paths if isinstance(at(Path(path)), Path) and not Path(path).exists()]
     if missing:
         raise BadData(
             f"{len(missing)} of {len(paths)} paths do not exist, first {missing[0]!r}", fix="check the spelling"
         )
-    files: list[Path] = []
+    files: list[Readable] = []
     for path in map(Path, paths):
+        if is_archive(path):
+            files += photos(path, suffixes)
+            continue
         inside = sorted(path.rglob("*")) if path.is_dir() else []
         files += [file for file in inside if file.suffix.lower() in suffixes and not file.name.startswith(".")]
-        files += [] if path.is_dir() else [path]
+        files += [] if path.is_dir() else [at(path)]
     if not files:
-        raise BadData("there is no photo to answer", fix="give image files, or folders that hold some")
+        raise BadData("there is no photo to answer", fix="give image files, or folders or archives that hold some")
     return files
 
 

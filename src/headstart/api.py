@@ -6,7 +6,8 @@ Nothing heavy is imported before a verb is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,6 +17,7 @@ from headstart.config import Device, Fit, Framework, Quality, Settings
 
 if TYPE_CHECKING:
     from headstart.answering import Prediction
+    from headstart.auditing import Audit
     from headstart.backbones.backbone import Entry
     from headstart.conductor import Plan
     from headstart.evaluation.evaluation import Evaluation
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from headstart.store import CacheUsage
 
 Place = str | PathLike[str]
+ByClass = Place | Mapping[str, float]
 Seen = TypeVar("Seen", bound="Event")
 Result = TypeVar("Result")
 
@@ -54,7 +57,7 @@ def train(
     factory: str | None = None,
     adapt: str | None = None,
     fit: Fit | None = None,
-    class_weights: str | None = None,
+    class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -87,7 +90,7 @@ def train(
     factory: str | None = None,
     adapt: str | None = None,
     fit: Fit | None = None,
-    class_weights: str | None = None,
+    class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -119,7 +122,7 @@ def train(
     factory: str | None = None,
     adapt: str | None = None,
     fit: Fit | None = None,
-    class_weights: str | None = None,
+    class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -129,7 +132,8 @@ def train(
     What is not given comes from the config file, and where that is silent too, is the default named here.
 
     Args:
-        data: Folder with one folder of photos a class, or with train, validation and test folders of such.
+        data: Folder with one folder of photos a class, or with train, validation and test folders of such; or a zip
+            or tar of one, or a table of paths and labels: CSV, TSV, JSON Lines or Parquet.
         backbone: Pre-trained network to start from. Default: bundled/efficientnet_lite0.
         out: Run folder to make; it must not exist yet. Default: a new folder under runs/.
         quality: fast solves a linear head, balanced also tunes the last groups, best tunes all. Default: balanced.
@@ -145,14 +149,15 @@ def train(
         size: Side of the square that enters the network, in pixels. Default: the backbone's own.
         device: Where to compute; auto takes the fastest there is. Default: auto.
         splits: A splits.csv of an earlier run, to use its splits again. Default: new splits from the seed.
-        weights: File with the backbone's weights. Default: those that its source knows.
+        weights: File with the backbone's weights, or none to train from scratch. Default: those its source knows.
         framework: Engine to train with; a Keras backbone takes tensorflow or jax. Default: what is installed.
         cut: Layer of your own network that gives the features. Default: the one before its last layers.
         allow_code: Load a backbone file that holds code, which then runs; only for files you trust. Default: refused.
-        factory: Makes your own network, FILE.py:FUNCTION or MODULE:FUNCTION; its weights are the backbone file/PATH.
+        factory: Makes your own network: FILE.py:FUNCTION or MODULE:FUNCTION, for weights in the backbone file/PATH.
         adapt: lora tunes small additions to a transformer's layers instead of the layers; lora:16 sets their rank.
         fit: Bring photos to a square by crop, pad or squash; best cross-validates. Default: the backbone's own way.
-        class_weights: balanced counts each class alike; or a CSV or JSON file of class and weight. Default: none.
+        class_weights: balanced counts each class alike; or a list such as ants=1,bees=3, or a CSV or JSON file of class
+            and weight. Default: none.
         columns: Columns of a table, such as path=photo,label=species,group=patient. Default: by their names.
         max_pixels: Refuse photos of more pixels. Default: 178956970.
         on_event: Called with each event while the work goes on.
@@ -186,21 +191,22 @@ def train(
         factory=factory,
         adapt=adapt,
         fit=fit,
-        class_weights=_text(class_weights),
+        class_weights=_by_class(class_weights),
         columns=columns,
         max_pixels=max_pixels,
     )
     from headstart.conductor import plan
     from headstart.conductor import train as work
 
-    return plan(settings) if dry_run else _finish(work(settings), on_event)
+    return _finish(plan(settings), on_event) if dry_run else _finish(work(settings), on_event)
 
 
-def resume(run: Place, *, on_event: Callable[[Event], None] | None = None) -> Run:
+def resume(run: Place, *, factory: str | None = None, on_event: Callable[[Event], None] | None = None) -> Run:
     """Continue an interrupted run; it ends at the same bits as if it had never stopped.
 
     Args:
         run: Run folder of the interrupted training.
+        factory: The function that made your own network, where the run began with one; its code is run again.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -211,20 +217,23 @@ def resume(run: Place, *, on_event: Callable[[Event], None] | None = None) -> Ru
     """
     from headstart.conductor import resume as work
 
-    return _finish(work(Path(run)), on_event)
+    return _finish(work(Path(run), factory=factory), on_event)
 
 
 def predict(
     run: Place,
     paths: Sequence[Place] | Place,
     *,
+    priors: ByClass | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> list[Prediction]:
     """Name what photos show, with a probability for each class.
 
     Args:
         run: Run folder of a finished training.
-        paths: Photos, and folders of photos.
+        paths: Photos, and folders or archives of photos.
+        priors: How frequent the classes are among these photos: uniform, train (as when training), estimate (found from
+            the photos), a list such as ants=0.9,bees=0.1, or a CSV or JSON file. Default: as the model learnt it.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -237,15 +246,25 @@ def predict(
     from headstart.answering import predict as work
 
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    return _finish(work(Path(run), [Path(path) for path in several]), on_event)
+    return _finish(work(Path(run), [Path(path) for path in several], priors=priors), on_event)
 
 
-def evaluate(run: Place, data: Place, *, on_event: Callable[[Event], None] | None = None) -> Evaluation:
+def evaluate(
+    run: Place,
+    data: Place,
+    *,
+    priors: ByClass | None = None,
+    columns: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Evaluation:
     """Measure a finished model on other labelled photos; classes are matched by name.
 
     Args:
         run: Run folder of a finished training.
-        data: Folder with one folder of photos a class; the model should not have seen them.
+        data: Folder of class folders, table or archive, as for train; the model should not have seen its photos.
+        priors: How frequent the classes are among these photos: uniform, train (as when training), estimate (found from
+            the photos), a list such as ants=0.9,bees=0.1, or a CSV or JSON file. Default: as the model learnt it.
+        columns: Columns of a table, such as path=photo,label=species. Default: by their names.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -257,7 +276,41 @@ def evaluate(run: Place, data: Place, *, on_event: Callable[[Event], None] | Non
     """
     from headstart.conductor import evaluate as work
 
-    return _finish(work(Path(run), Path(data)), on_event)
+    return _finish(work(Path(run), Path(data), priors=priors, columns=columns), on_event)
+
+
+def audit(
+    data: Place,
+    *,
+    splits: Place | None = None,
+    columns: str | None = None,
+    backbone: str | None = None,
+    seed: int = 0,
+    max_pixels: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Audit:
+    """Look at every photo and say what is wrong, before anything is trained: near-duplicates, leaks, bad files.
+
+    Args:
+        data: Whatever train takes: a folder with one folder of photos a class, an archive or a table.
+        splits: A splits.csv of an earlier run or of your own, to check it for leaks. Default: those that train takes.
+        columns: Columns of a table, such as path=photo,label=species,group=patient. Default: by their names.
+        backbone: Also look for photos that show a part of another, by this network's features. Default: it is not done.
+        seed: Another seed, other splits.
+        max_pixels: Skip photos of more pixels. Default: 178956970.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        Counts, skipped files with reasons, equal and nearly equal photos, leaks, conflicts, sizes, blur and light.
+
+    Raises:
+        BadData: there is nothing that can be read.
+    """
+    from headstart.auditing import audit as work
+
+    source = Path(data) if data else data
+    asked = work(source, seed=seed, splits=splits, columns=columns, backbone=backbone, max_pixels=max_pixels)
+    return _finish(asked, on_event)
 
 
 def backbones(filter: str | None = None) -> list[Entry]:
@@ -289,6 +342,10 @@ def cache(*, clear: bool = False) -> CacheUsage:
     if clear:
         store.clear()
     return store.usage()
+
+
+def _by_class(given: ByClass | None) -> str | None:
+    return json.dumps(dict(given), default=float) if isinstance(given, Mapping) else _text(given)
 
 
 def _text(place: Place | None) -> str | None:

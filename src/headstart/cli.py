@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO, get_type_hints
 from cyclopts import App, CycloptsError, Parameter
 
 from headstart import api, output
+from headstart.audit_text import audit_text
 from headstart.display import Display
 from headstart.errors import DiskFull, HeadstartError
 
@@ -134,6 +135,8 @@ def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
     """The types of the verb's parameters. Not of its result: to know that would load everything."""
     said = {name: hint for name, hint in verb.__annotations__.items() if name not in ("return", "on_event")}
     hints = get_type_hints(type("Hints", (), {"__annotations__": said, "__module__": verb.__module__}))
+    # A mapping of classes is for Python; a command line has a list or a file.
+    hints = {name: str | None if hint == api.ByClass | None else hint for name, hint in hints.items()}
     return {
         name: Annotated[hint, Parameter(metavar=_METAVARS[hint])] if hint in _METAVARS else hint
         for name, hint in hints.items()
@@ -149,6 +152,7 @@ _VERBS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "resume": (api.resume, output.trained_text),
     "predict": (api.predict, output.predictions_text),
     "evaluate": (api.evaluate, output.facts_text),
+    "audit": (api.audit, audit_text),
     "backbones": (api.backbones, output.backbones_text),
     "cache": (api.cache, output.cache_text),
 }

@@ -7,12 +7,14 @@ machine are read from the events instead of being taken again.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -20,19 +22,20 @@ from typing import Any
 import numpy as np
 
 from headstart import pipeline
-from headstart.answering import answerer
+from headstart.answering import answerer, mixture_of
 from headstart.backbones.backbone import Backbone, OnProgress
 from headstart.backbones.loading import load_backbone
 from headstart.config import Settings
 from headstart.data.dataset import SPLITS, Dataset
-from headstart.data.loading import drop_unreadable, folder_of, load_dataset, load_labelled
+from headstart.data.loading import drop_unreadable, folder_of, load_labelled, survey
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Event, Note, PhaseEnded, Progress, RunStarted, to_json
 from headstart.features import Features
+from headstart.framing import best_fit
 from headstart.judging import finish, frozen, measured, tuned
 from headstart.modalities.loading import load_modality
-from headstart.networks.network import Cut, Network
+from headstart.networks.network import HEAD, Cut, Network
 from headstart.probe import Probe, probe
 from headstart.runs import Run, check_new, default_path
 from headstart.session import Session
@@ -41,6 +44,7 @@ from headstart.training.recipe import FEW, Recipe
 from headstart.training.recipe import plan as plan_recipe
 from headstart.training.stages import learning_rates
 from headstart.tuning import improved, tune
+from headstart.weighting import item_weights, parse, told, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class Plan:
     settings: Settings
     dataset: Dataset
     backbone: str
+    fit: str  # how photos are brought to a square; best: to be chosen
     recipe: Recipe
     rates: dict[str, dict[str, float]]  # stage -> group -> rate
 
@@ -58,6 +63,7 @@ class Plan:
         return {
             "data": self.settings.data,
             "backbone": self.backbone,
+            "fit": self.fit,
             "quality": self.settings.quality,
             "classes": list(self.dataset.classes),
             "photos": {split: len(self.dataset.only(split)) for split in SPLITS},
@@ -67,21 +73,23 @@ class Plan:
         }
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Settings) -> Generator[Event, None, Plan]:
     """What `train` would do with these settings.
 
     Raises:
         HeadstartError: as `train`.
     """
-    folder_of(settings.data)
+    folder_of(settings.data, columns=settings.columns)
+    settings = _without_files(settings)
     backbone = _backbone(settings)
     check_new(_out(settings))
-    dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
+    dataset = yield from _surveyed(settings)
     network = backbone.build()
     network.to(settings.device)
     recipe = _planned(settings, dataset, network)
     rates = {str(stage): learning_rates(stage, network.groups) for stage in recipe.stages}
-    return Plan(settings=settings, dataset=dataset, backbone=backbone.name, recipe=recipe, rates=rates)
+    fit = settings.fit or backbone.spec.fit
+    return Plan(settings=settings, dataset=dataset, backbone=backbone.name, fit=fit, recipe=recipe, rates=rates)
 
 
 def train(settings: Settings) -> Generator[Event, None, Run]:
@@ -91,13 +99,14 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
         HeadstartError: the data, a setting or the backbone cannot be used, the disk is full, or training diverged.
     """
     began = time.monotonic()
-    folder_of(settings.data)  # before weights are downloaded for photos that are not there
+    folder_of(settings.data, columns=settings.columns)  # before weights are downloaded for photos that are not there
+    settings = _without_files(settings)
     backbone = yield from _fetched(settings)
     out = _out(settings)
     check_new(out)
     network = backbone.build()
     network.to(settings.device)
-    dataset = load_dataset(settings.data, seed=settings.seed, splits=settings.splits)
+    dataset = yield from _surveyed(settings)
     _planned(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
     if network.shard[0] == 0:
         run = Run.create(out, settings, dataset, _identity(backbone))
@@ -109,8 +118,10 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
     return Run(out)
 
 
-def resume(path: Path) -> Generator[Event, None, Run]:
+def resume(path: Path, *, factory: str | None = None) -> Generator[Event, None, Run]:
     """Finish an interrupted run, to the same bits as if it had not been interrupted.
+
+    A run that began with a factory needs it again: code is never taken on the word of a run.
 
     Raises:
         HeadstartError: there is no run, or as `train`.
@@ -125,6 +136,13 @@ def resume(path: Path) -> Generator[Event, None, Run]:
         raise BadRun(
             f"run {str(path)!r} began with a file that holds code, and code is never taken on the word of a run",
             fix=f"train anew: {settings.command()}",
+        )
+    if settings.factory != factory:
+        began_with_one = f"began with the factory {settings.factory!r}, and code is never taken on the word of a run"
+        again = shlex.join(["headstart", "resume", str(path), "--factory", str(settings.factory)])
+        raise BadRun(
+            f"run {str(path)!r} {began_with_one if settings.factory else 'began without a factory'}",
+            fix=f"if you trust it, name it again: {again}" if settings.factory else "leave the factory out",
         )
     # Named as it was found then: another engine or size would give another model.
     began_with = run.backbone
@@ -142,20 +160,32 @@ def resume(path: Path) -> Generator[Event, None, Run]:
     return run
 
 
-def evaluate(path: Path, data: Path) -> Generator[Event, None, Evaluation]:
-    """Measure a finished model on other labelled photos; classes are matched by name.
+def evaluate(
+    path: Path,
+    data: Path,
+    *,
+    priors: str | PathLike[str] | Mapping[str, float] | None = None,
+    columns: str | None = None,
+) -> Generator[Event, None, Evaluation]:
+    """Measure a finished model on other labelled photos; classes are matched by name, `priors` are their shares.
 
     Raises:
         BadRun: there is no finished run.
         BadData: the photos cannot be used, or have a class that the model does not know.
+        BadSetting: the priors are none, or do not name the model's classes.
     """
     run = Run.open(path)
-    dataset = load_labelled(data, classes=run.classes)
+    mixture = mixture_of(run, priors)
+    dataset = load_labelled(data, classes=run.classes, columns=columns)
+    for text in dataset.notes:
+        yield Note(text=text)
+    if skipped := dataset.skipped:
+        yield Note(text=f"{len(skipped)} files are not used, first {skipped[0].path!r}: {skipped[0].reason}")
     known = {item.id for item in run.dataset.only("train", "validation").items}
     seen = sum(item.id in known for item in dataset.items)
     if seen:
         yield Note(text=f"{seen} of these {len(dataset)} photos were used to make the model: the result flatters it")
-    metrics, _, failed = yield from measured(answerer(run), dataset, seed=run.settings.seed)
+    metrics, _, failed = yield from measured(answerer(run), dataset, seed=run.settings.seed, mixture=mixture)
     if failed:
         yield Note(
             text=f"{len(failed)} photos cannot be read and are left out, first {failed[0].path!r}: {failed[0].reason}"
@@ -174,7 +204,7 @@ def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Ge
         settings=run.settings,
         backbone=backbone,
         network=network,
-        modality=load_modality("image"),
+        modality=load_modality("image", max_pixels=run.settings.max_pixels),
         dataset=run.dataset,
         store=Store.default(),
         workers=max(pipeline.cores(), network.concurrency),
@@ -199,6 +229,11 @@ def _gist(event: Event) -> str:
 def _phases(session: Session) -> Iterator[Event]:
     session.workers = int((yield from session.decide("workers", session.workers, "cores of this machine")))
     cut = next(cut for cut in session.network.cuts if cut.name == _recipe(session).head.input)
+    if session.settings.fit == "best":
+        if session.run.decision("fit") is None:
+            yield from _extract(session, session.network.cuts[-1])  # what cannot be read must be gone before it counts
+        yield from best_fit(session)
+        session.run.write_backbone(_identity(session.backbone))
     features = yield from _extract(session, cut)
     yield PhaseEnded(name="features", seconds=session.seconds)
     recipe = _recipe(session)  # unreadable photos are gone by now
@@ -251,6 +286,8 @@ def _remarks(session: Session) -> Iterator[Event]:
         yield Note(text=text)
     for text in session.dataset.notes:
         yield Note(text=text)
+    if (weights := session.class_weights) is not None:
+        yield Note(text=told(weights))
     skipped = session.dataset.skipped
     if skipped:
         yield Note(text=f"{len(skipped)} files are not used, first {skipped[0].path!r}: {skipped[0].reason}")
@@ -262,7 +299,17 @@ def _remarks(session: Session) -> Iterator[Event]:
 def _probe(session: Session, features: Features, photos: Dataset, *, told: bool) -> Generator[Event, None, Probe]:
     """The exact head on these photos; its accuracy, out of fold, is told as soon as the first is known."""
     ids = [item.id for item in photos.items]
-    path = probe(features.take(ids), photos.labels, ids, len(photos.classes), seed=session.settings.seed)
+    weights = item_weights(photos, session.class_weights)
+    path = probe(
+        features.take(ids),
+        photos.labels,
+        photos.families,
+        len(photos.classes),
+        seed=session.settings.seed,
+        weights=weights,
+    )
+    # As many equal photos would tell as much as these unequal ones (Kish 1965).
+    n = len(ids) if weights is None else round(weights.sum() ** 2 / (weights**2).sum())
     first = True
     while True:
         try:
@@ -271,11 +318,11 @@ def _probe(session: Session, features: Features, photos: Dataset, *, told: bool)
             solved: Probe = end.value
             break
         if first and told:
-            yield session.accuracy("first", point.accuracy, len(ids))
+            yield session.accuracy("first", point.accuracy, n)
         first = False
     best = min(solved.path, key=lambda point: abs(np.log(point.strength / solved.strength)))
     if told:
-        yield session.accuracy("probe", best.accuracy, len(ids))
+        yield session.accuracy("probe", best.accuracy, n)
     return solved
 
 
@@ -284,7 +331,7 @@ def _recipe(session: Session) -> Recipe:
 
 
 def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
-    """The recipe, refused where a stage asks for more groups than there are."""
+    """The recipe, refused where a stage asks for more groups than there are, or class weights fit to other classes."""
     recipe = plan_recipe(
         settings,
         validation=len(dataset.validation),
@@ -292,8 +339,28 @@ def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
         gpu="cuda" in network.engine,
     )
     for stage in recipe.stages:
-        learning_rates(stage, network.groups)
+        rates = learning_rates(stage, network.groups)
+        if stage.lora:
+            network.check_adapters(set(rates) - {HEAD})
+    item_weights(dataset.train, parse(settings.class_weights))
     return recipe
+
+
+def _surveyed(settings: Settings) -> Generator[Event, None, Dataset]:
+    """The photos, each looked at: what cannot be decoded is listed before a run folder exists."""
+    found = yield from survey(
+        settings.data,
+        seed=settings.seed,
+        splits=settings.splits,
+        columns=settings.columns,
+        max_pixels=settings.max_pixels,
+    )
+    return found.dataset
+
+
+def _without_files(settings: Settings) -> Settings:
+    """The same with what a file of class weights says: it may be another by the time that the run is resumed."""
+    return replace(settings, class_weights=written(parse(settings.class_weights)))
 
 
 def _identity(backbone: Backbone) -> dict[str, Any]:

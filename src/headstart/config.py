@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ Framework = Literal["torch", "tensorflow", "jax"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 Fit = Literal["crop", "pad", "squash", "best"]
 
+CODE = ("factory", "allow_code")  # settings that make code of others run: never on the word of a file
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 _ADAPTER = re.compile(r"lora(?::([1-9]\d{0,3}))?")
@@ -62,8 +63,8 @@ class Settings:
         Raises:
             BadSetting: the file is unreadable or broken, a key is unknown, a value cannot be used, or no data is named.
         """
-        read = _read_file(config) if config is not None else {}
         named = {name: _checked(name, value) for name, value in given.items() if value is not None}
+        read = _read_file(config, named) if config is not None else {}
         if "data" not in {**read, **named}:
             raise BadSetting("no data is named", fix="name a folder of photos: headstart train FOLDER")
         return cls(**{**read, **named})
@@ -131,7 +132,8 @@ def from_toml(text: str, *, source: str = "the configuration") -> Settings:
     return Settings.resolve(**_known(_parse(text, source), source))
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in this file. What makes code run must be among those `named` outside it as well."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
@@ -144,6 +146,13 @@ def _read_file(path: Path) -> dict[str, Any]:
     values = _parse(text, source)
     if RECIPE in values:  # it is a run's own: its recipe follows from the settings, and its folder is there already
         values.pop("out", None)
+    for name in CODE:
+        if values.get(name) and name not in named:
+            option = f"--{name.replace('_', '-')}" + ("" if values[name] is True else f" {values[name]}")
+            raise BadSetting(
+                f"{source} asks for code to be run ({name} = {values[name]!r}), and code is only run at your own word",
+                fix=f"if you trust it, say so on the command line: {option}",
+            )
     return _known(values, source)
 
 

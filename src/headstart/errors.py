@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 
 class HeadstartError(Exception):
@@ -12,6 +14,9 @@ class HeadstartError(Exception):
         super().__init__(what)
         self.what = what
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), fix=self.fix), (self.what,)  # so that it comes out of other processes as it was
 
     def __str__(self) -> str:
         return f"{self.what}\nhint: {self.fix}"

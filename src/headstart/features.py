@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from headstart import pipeline
 from headstart.backbones.backbone import Backbone
+from headstart.data.archive import Readable, reader
 from headstart.data.dataset import Dataset
 from headstart.events import Progress
 from headstart.modalities.modality import Modality
@@ -110,7 +110,7 @@ def extract(
     done = len(sources) - len(missing)
     what = f"features of view {view}" if view else "features"
     yield Progress(what=what, done=done, total=len(sources))
-    photos = _Photos(dataset.root, sources, missing)
+    photos = _Photos(reader(dataset.root), sources, missing)
     if missing:
         store.trim(found.rows.paths)
         decode = partial(_view, modality=modality, backbone=backbone, reduced=reduced, view=view)
@@ -154,8 +154,10 @@ def _sources(dataset: Dataset) -> dict[str, tuple[str, ...]]:
 class _Photos(Sequence["_Photo"]):
     """What is to be computed, as a sequence that makes each photo when it is its turn: a million need no memory."""
 
-    def __init__(self, root: Path, sources: Mapping[str, tuple[str, ...]], ids: Sequence[str]) -> None:
-        self.root = root
+    def __init__(
+        self, read: Callable[[str], Readable], sources: Mapping[str, tuple[str, ...]], ids: Sequence[str]
+    ) -> None:
+        self.read = read  # gives the file at a path
         self.sources = sources
         self.ids = ids
         self.lost: dict[str, str] = {}  # id -> why its file cannot be read; another time it may
@@ -187,7 +189,7 @@ class _Photo:
         problem = OSError("no file")
         for path in self.photos.sources[self.id]:
             try:
-                content = (self.photos.root / path).read_bytes()
+                content = self.photos.read(path).read_bytes()
             except OSError as refusal:
                 problem = refusal
                 continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from headstart.answering import PLAIN, Answerer
+from headstart.answering import PLAIN, Answerer, Mixture
 from headstart.data.dataset import Dataset, Skipped, Split
 from headstart.errors import BadData
 from headstart.evaluation.evaluation import Answer, Evaluation
@@ -18,6 +18,7 @@ from headstart.session import Session
 from headstart.training.loop import Score
 from headstart.training.recipe import Recipe
 from headstart.training.sources import score
+from headstart.weighting import item_weights, prior
 
 JUDGED: tuple[Split, ...] = ("validation", "test")
 
@@ -35,9 +36,10 @@ class Finished:
 def frozen(session: Session, recipe: Recipe, solved: Probe) -> Finished:
     """The exact head on the frozen backbone, fitted on train and validation photos together."""
     photos = session.dataset.only("train", "validation")
-    chosen = ("strength of the head's regularisation",)
+    framed = ("fit to the frame",) if session.settings.fit == "best" else ()
+    chosen = ("strength of the head's regularisation", *framed)
     return Finished(
-        recipe=replace(recipe, views=PLAIN),
+        recipe=replace(recipe, views=PLAIN, prior=_prior(session, photos)),
         method="out of fold: each photo of train and validation by a head that was not fitted on it",
         choices=(*chosen, "choice between the tuned model and the frozen one") if recipe.stages else chosen,
         validation=measure(photos.labels, solved.out_of_fold, photos.classes, seed=session.settings.seed),
@@ -47,14 +49,16 @@ def frozen(session: Session, recipe: Recipe, solved: Probe) -> Finished:
 def tuned(session: Session, recipe: Recipe) -> Generator[Event, None, Finished]:
     """The tuned network, with the test-time views and the temperature that fit its validation photos best."""
     photos = session.dataset.validation
+    recipe = replace(recipe, prior=_prior(session, session.dataset.train))
     if not len(photos):
         return Finished(recipe=replace(recipe, views=PLAIN), method="there are no validation photos", choices=())
     scores: dict[tuple[str, ...], Score] = {}
+    weights = item_weights(photos, session.class_weights)
     for views in dict.fromkeys((PLAIN, recipe.views)):
         probabilities, _ = yield from _answerer(session, replace(recipe, views=views)).answer(
-            photos.paths, reduced=True
+            photos.files, reduced=True
         )
-        scores[views] = score(photos.labels, np.log(np.maximum(probabilities, 1e-12)))
+        scores[views] = score(photos.labels, np.log(np.maximum(probabilities, 1e-12)), weights)
     best = recipe.views if scores[recipe.views].beats(scores[PLAIN]) else PLAIN
     return Finished(
         recipe=replace(recipe, views=best, temperature=scores[best].temperature),
@@ -66,6 +70,10 @@ def tuned(session: Session, recipe: Recipe) -> Generator[Event, None, Finished]:
             "temperature",
         ),
     )
+
+
+def _prior(session: Session, photos: Dataset) -> tuple[float, ...]:
+    return tuple(map(float, prior(photos, session.class_weights)))
 
 
 def _answerer(session: Session, recipe: Recipe) -> Answerer:
@@ -108,14 +116,14 @@ def finish(session: Session, finished: Finished) -> Iterator[Event]:
 
 
 def measured(
-    model: Answerer, photos: Dataset, *, seed: int
+    model: Answerer, photos: Dataset, *, seed: int, mixture: Mixture | None = None
 ) -> Generator[Event, None, tuple[Metrics, list[Answer], list[Skipped]]]:
-    """Metrics and single answers for labelled photos, and those that could not be read.
+    """Metrics and single answers for labelled photos, and those that could not be read; as of a given mixture.
 
     Raises:
         BadData: not one can be read.
     """
-    probabilities, failed = yield from model.answer(photos.paths)
+    probabilities, failed = yield from model.answer(photos.files)
     good = [row for row in range(len(photos)) if row not in failed]
     skipped = [Skipped(photos.items[row].path, reason) for row, reason in sorted(failed.items())]
     if not good:
@@ -124,6 +132,8 @@ def measured(
             fix="check that the files are whole",
         )
     items, rows = [photos.items[row] for row in good], probabilities[good]
+    if mixture is not None:
+        rows = yield from mixture.of(rows)
     answers = [
         Answer(item.path, photos.classes[item.label], item.split, photos.classes[best], float(row[best]))
         for item, row, best in zip(items, rows, rows.argmax(axis=1), strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from headstart import heads, pipeline
 from headstart.answering import Answerer
 from headstart.backbones.backbone import Backbone
+from headstart.data.archive import at
 from headstart.data.batches import pictures
 from headstart.data.dataset import Dataset
 from headstart.errors import BadData
@@ -27,6 +29,7 @@ from headstart.store import Store
 from headstart.training.loop import train
 from headstart.training.sources import Workshop, open_stage
 from headstart.training.stages import Stage
+from headstart.weighting import ClassWeights, item_weights, parse
 
 Result = TypeVar("Result")
 HEAD_ALONE = Stage(epochs=30, lr=1e-3, patience=5, augment=False)  # for a head of layers when no stage is given
@@ -48,6 +51,7 @@ class Model:
         loss: on a Keras backbone, any Keras loss in place of cross-entropy; labels are made one-hot where it wants it.
         metrics: on a Keras backbone, Keras metrics that are told beside ours: after each epoch in `history`, and by
             `evaluate` as `own`.
+        max_pixels: a photo of more is refused; by default one of more than 178,956,970.
 
     Raises:
         BadSetting: the head does not fit, or the backbone's framework does not know such an optimizer or loss.
@@ -65,12 +69,13 @@ class Model:
         optimizer: Any = None,
         loss: Any = None,
         metrics: Sequence[Any] = (),
+        max_pixels: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.head = heads.taken(head)
         self.classes = tuple(classes)
         self.seed = seed
-        self.modality = load_modality("image")
+        self.modality = load_modality("image", max_pixels=max_pixels)
         self.history: list[EpochEnded] = []
         self.network: Network = backbone.build()
         self.network.to(device)
@@ -92,21 +97,34 @@ class Model:
         return self.network.native
 
     def fit(
-        self, data: Dataset, stage: Stage | None = None, *, on_event: Callable[[Event], None] | None = None
+        self,
+        data: Dataset,
+        stage: Stage | None = None,
+        *,
+        class_weights: str | PathLike[str] | Mapping[str, float] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> Model:
         """Train on `data.train`; where there is a validation split, the best epoch's weights are kept.
 
         Without a stage, a linear head is solved exactly on cached features, and one of layers trained alone. A stage
         that unfreezes nothing reads cached features too.
 
+        Args:
+            data: photos with the model's classes.
+            stage: which groups move, for how long, how fast.
+            class_weights: `balanced` counts each class alike, in training and in what chooses the best epoch; or a
+                weight for each class, as a mapping or in a file. `None` and `none` count photos.
+            on_event: called with each event.
+
         Raises:
             BadData: the classes are others, or a photo cannot be read.
-            BadSetting: the stage unfreezes more groups than there are.
+            BadSetting: the stage unfreezes more groups than there are, or a class has no weight.
             Diverged: a loss is not a finite number.
         """
         self._check(data)
+        weights = parse(class_weights)
         exactly = stage is None and self.head.linear
-        for event in self._solve(data) if exactly else self._train(data, stage or HEAD_ALONE):
+        for event in self._solve(data, weights) if exactly else self._train(data, stage or HEAD_ALONE, weights):
             if isinstance(event, EpochEnded):
                 self.history.append(event)
             if on_event is not None:
@@ -120,7 +138,7 @@ class Model:
             BadData: the classes are others, there is no photo, or one cannot be read.
         """
         self._check(data)
-        probabilities = self.predict(data.paths)
+        probabilities = self._answers(data.files)
         metrics = measure(data.labels, probabilities, self.classes, seed=self.seed)
         return replace(metrics, own=self.network.measured(data.labels, np.log(np.maximum(probabilities, 1e-12))))
 
@@ -131,23 +149,29 @@ class Model:
             BadData: one of them cannot be read.
         """
         arrays = hasattr(photos, "__array__")
-        given: list[Readable] = list(map(Picture, pictures(photos))) if arrays else list(map(Path, photos))
+        return self._answers(list(map(Picture, pictures(photos))) if arrays else [at(Path(photo)) for photo in photos])
+
+    def _answers(self, photos: Sequence[Readable]) -> Float[np.ndarray, "n k"]:
         model = Answerer(network=self.network, modality=self.modality, spec=self.backbone.spec)
-        probabilities, failed = _result(model.answer(given))
+        probabilities, failed = _result(model.answer(photos))
         for position, reason in failed.items():
-            name = f"picture {position}" if arrays else f"photo {str(given[position])!r}"
+            photo = photos[position]
+            name = f"picture {position}" if isinstance(photo, Picture) else f"photo {str(photo)!r}"
             raise BadData(f"{name} cannot be used: {reason}", fix="leave it out")
         return probabilities
 
-    def _solve(self, data: Dataset) -> Iterator[Event]:
+    def _solve(self, data: Dataset, weights: ClassWeights) -> Iterator[Event]:
         photos = data.train
         ids = [item.id for item in photos.items]
         features = yield from self._shop.features(photos, self._cut)
-        solved = _result(probe(features.take(ids), photos.labels, ids, len(self.classes), seed=self.seed))
+        each = item_weights(photos, weights)
+        rows = features.take(ids)
+        solved = _result(probe(rows, photos.labels, photos.families, len(self.classes), seed=self.seed, weights=each))
         self.network.set_head(solved.head, len(self.classes))
 
-    def _train(self, data: Dataset, stage: Stage) -> Iterator[Event]:
-        source, judge = yield from open_stage(self._shop, stage, data, self._cut)
+    def _train(self, data: Dataset, stage: Stage, weights: ClassWeights) -> Iterator[Event]:
+        shop = replace(self._shop, class_weights=weights)
+        source, judge = yield from open_stage(shop, stage, data, self._cut)
         yield from train(self.network, stage, source, seed=self.seed, judge=judge)
 
     @property

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from headstart.conductor import Plan
     from headstart.runs import Run
     from headstart.store import CacheUsage
+
+SHOWN = 200  # lines of a list that nobody narrowed
+FIRST = 10  # then so many of each source
 
 
 def as_json(result: Any) -> str:
@@ -52,10 +56,16 @@ def trained_text(result: Run | Plan) -> str:
     lines += [
         ("photos", photos + skipped),
         ("accuracy", f"{facts['accuracy']:.3f} on the test photos, 95 % interval {low:.3f} to {high:.3f}"),
+        *([("balanced", _balanced(facts["test"]))] if facts.get("class_weights") else []),
         ("run", facts["run"]),
         ("next", f"headstart predict {shlex.quote(facts['run'])} PHOTOS"),
     ]
     return columns(lines)
+
+
+def _balanced(test: dict[str, Any]) -> str:
+    low, high = test["balanced_accuracy_interval"]
+    return f"{test['balanced_accuracy']:.3f} with each class counted alike, {low:.3f} to {high:.3f}"
 
 
 def facts_text(result: Any) -> str:
@@ -103,12 +113,32 @@ def predictions_csv(predictions: Sequence[Prediction]) -> str:
 
 
 def backbones_text(entries: Sequence[Entry]) -> str:
-    """One line a backbone."""
+    """One line a backbone; of several sources together, only so many of each as a reader looks through."""
     rows = [("name", "pixels", "features", "parameters", "here", "licence", "note")]
-    for e in entries:
+    shown = entries if len(entries) <= SHOWN else _first_of_each(entries)
+    for e in shown:
         here = "yes" if e.available else "no"
         rows.append((e.name, str(e.size), str(e.width), f"{e.parameters / 1e6:.1f} M", here, e.licence, e.note))
-    return columns(rows)
+    left = Counter(_source(e) for e in entries) - Counter(_source(e) for e in shown)
+    more = [f"{count} more of {source}: headstart backbones {source}/" for source, count in left.items()]
+    return "\n".join([columns(rows), *([""] if more else []), *more])
+
+
+def _first_of_each(entries: Sequence[Entry]) -> list[Entry]:
+    """The first of each source and those that are on this machine; all where there is one source alone."""
+    if len({_source(e) for e in entries}) == 1:
+        return list(entries)
+    seen: Counter[str] = Counter()
+    shown = []
+    for entry in entries:
+        seen[_source(entry)] += 1
+        if entry.available or seen[_source(entry)] <= FIRST:
+            shown.append(entry)
+    return shown
+
+
+def _source(entry: Entry) -> str:
+    return entry.name.partition("/")[0]
 
 
 def cache_text(usage: CacheUsage) -> str:

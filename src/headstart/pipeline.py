@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from headstart.data.archive import Readable as Readable
 from headstart.modalities.modality import Undecodable
 from headstart.networks.network import Network
 
@@ -31,17 +31,6 @@ class Chunk:
     positions: tuple[int, ...]
     values: Float[np.ndarray, "n ..."]
     failed: dict[int, str]
-
-
-class Readable(Protocol):
-    """A `Path`, or whatever else its bytes come from."""
-
-    def read_bytes(self) -> bytes:
-        """All of them.
-
-        Raises:
-            OSError: they cannot be read.
-        """
 
 
 def cores() -> int:

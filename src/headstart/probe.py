@@ -23,7 +23,7 @@ SMALLEST_PROBABILITY = 1e-7  # a class that was missing from a fold must not mak
 
 @dataclass(frozen=True, slots=True)
 class PathPoint:
-    """What a penalty is worth on items that were held out."""
+    """What a penalty is worth on items that were held out; each counts by its weight."""
 
     strength: float
     accuracy: float
@@ -73,12 +73,14 @@ def probe(
     *,
     seed: int,
     folds: int = 5,
+    weights: Float[np.ndarray, "n"] | None = None,
 ) -> Generator[PathPoint, None, Probe]:
     """Find the best penalty by cross-validation: yields each one tried, a good guess first, and returns the best.
 
     From the first guess the path goes on to weaker penalties as long as they lower the log loss and lose no accuracy,
     or else to stronger ones; each starts from the best solution so far. Items with equal ids are never on both sides.
-    A class that is missing from a fold's training part gets probability 0 there.
+    A class that is missing from a fold's training part gets probability 0 there. With `weights` an item of weight 2
+    counts as two equal items wherever items are counted: in every fit, in accuracy and in log loss.
 
     Raises:
         BadData: all items are the same.
@@ -86,13 +88,14 @@ def probe(
     """
     inputs = Inputs.of(features)
     fold = assign_folds(labels, ids, seed=seed, folds=folds)
-    problems = Problems.of(inputs, labels, classes, fold != np.arange(fold.max() + 1)[:, None])
-    best = first = _attempt(problems, fold, FIRST, problems.start())
+    shares = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    problems = Problems.of(inputs, labels, classes, (fold != np.arange(fold.max() + 1)[:, None]) * shares)
+    best = first = _attempt(problems, fold, FIRST, problems.start(), shares)
     path = [first.point]
     yield first.point
     for strengths in (WEAKER, STRONGER):
         for strength in strengths:
-            attempt = _attempt(problems, fold, strength, best.solution)
+            attempt = _attempt(problems, fold, strength, best.solution, shares)
             path.append(attempt.point)
             yield attempt.point
             if not _better(attempt.point, best.point):
@@ -100,7 +103,7 @@ def probe(
             best = attempt
         if best is not first:
             break
-    whole = Problems.of(inputs, labels, classes, np.ones((1, len(labels))))
+    whole = Problems.of(inputs, labels, classes, shares[None])
     solution = whole.solve(best.point.strength, best.solution.mean(0, keepdims=True))
     return Probe(whole.heads(solution)[0], best.point.strength, best.answers, tuple(path))
 
@@ -133,7 +136,9 @@ def _hash(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest()
 
 
-def _attempt(problems: Problems, fold: Int[np.ndarray, "n"], strength: float, start: Points) -> _Attempt:
+def _attempt(
+    problems: Problems, fold: Int[np.ndarray, "n"], strength: float, start: Points, shares: Float[np.ndarray, "n"]
+) -> _Attempt:
     solution = problems.solve(strength, start)
     logits = problems.logits(solution)[fold, :, np.arange(len(fold))].astype(np.float64)
     answers = np.exp(logits - logits.max(1, keepdims=True))
@@ -141,7 +146,7 @@ def _attempt(problems: Problems, fold: Int[np.ndarray, "n"], strength: float, st
     true = answers[np.arange(len(fold)), problems.labels]
     point = PathPoint(
         strength=strength,
-        accuracy=float(np.mean(answers.argmax(1) == problems.labels)),
-        log_loss=float(-np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean()),
+        accuracy=float(np.average(answers.argmax(1) == problems.labels, weights=shares)),
+        log_loss=float(np.average(-np.log(np.maximum(true, SMALLEST_PROBABILITY)), weights=shares)),
     )
     return _Attempt(point, answers, solution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from headstart.errors import HeadstartError
@@ -35,12 +35,7 @@ class Registry:
             HeadstartError: of the registry's own kind, when there is none or it does not load.
         """
         for point in entry_points(group=self.group, name=name):
-            try:
-                return point.load()
-            except Exception as problem:
-                raise self.error(
-                    f"{self.kind} {name!r} does not load: {problem}", fix=f"repair or remove {point.value!r}"
-                ) from problem
+            return self._loaded(point)
         raise self.error(
             f"{self.kind} {name!r} is not known",
             fix=closest(name, self.names()) or f"use one of {', '.join(self.names())}",
@@ -49,9 +44,18 @@ class Registry:
     def loadable(self) -> dict[str, Any]:
         """Every part that loads; a broken one is a warning, so that a bad plug-in cannot stop the others."""
         parts = {}
-        for name in self.names():
+        # Looked up once: each look goes through every package that is installed.
+        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
             try:
-                parts[name] = self.load(name)
+                parts[point.name] = self._loaded(point)
             except HeadstartError as problem:
                 warnings.warn(problem.what, stacklevel=2)
         return parts
+
+    def _loaded(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except Exception as problem:
+            raise self.error(
+                f"{self.kind} {point.name!r} does not load: {problem}", fix=f"repair or remove {point.value!r}"
+            ) from problem

@@ -73,7 +73,7 @@ class Run:
             ) from problem
         run = cls(path)
         run._write_json("versions.json", _versions())
-        run._write_json("backbone.json", dict(backbone))
+        run.write_backbone(backbone)
         write_text(path / "config.toml", to_toml(settings, None))
         write_text(path / "command.txt", settings.command() + "\n")
         run.write_manifest(dataset)
@@ -133,13 +133,18 @@ class Run:
         """Name, size, weights and licence of the backbone."""
         return cast(dict[str, Any], json.loads((self.path / "backbone.json").read_text(encoding="utf-8")))
 
+    def write_backbone(self, backbone: Mapping[str, Any]) -> None:
+        """Say what the run begins with: name, size, fit, weights and licence of the backbone."""
+        self._write_json("backbone.json", dict(backbone))
+
     # ---- the photos
 
     def write_manifest(self, dataset: Dataset) -> None:
         """Write which photos are used, in which split, and which are not, with their reasons."""
         write_splits(dataset, self.path / "splits.csv")
         self._write_csv("skipped.csv", ("path", "reason"), ((s.path, s.reason) for s in dataset.skipped))
-        self._write_json("data.json", {"root": str(dataset.root), "user_splits": dataset.user_splits})
+        about = {"root": str(dataset.root), "user_splits": dataset.user_splits, "notes": list(dataset.notes)}
+        self._write_json("data.json", about)
         write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
 
     @property
@@ -168,6 +173,7 @@ class Run:
             ),
             skipped=tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv")),
             user_splits=about["user_splits"],
+            notes=tuple(about.get("notes", ())),
         )
 
     # ---- what happens
@@ -277,7 +283,9 @@ class Run:
         return {
             "run": str(self.path),
             "backbone": self.backbone["name"],
+            "fit": self.backbone.get("fit", "crop"),
             "quality": self.settings.quality,
+            "class_weights": self.settings.class_weights,
             "classes": list(self.classes),
             "photos": {split: len(dataset.only(split)) for split in SPLITS},
             "skipped": len(dataset.skipped),
@@ -324,7 +332,8 @@ def check_new(path: Path) -> None:
 
 def default_path(data: str, base: Path = Path("runs")) -> Path:
     """`runs/NAME-1`, or the first number that is free."""
-    name = Path(data).resolve().name or "data"
+    path = Path(data).resolve()
+    name = (path.name.partition(".")[0] if path.is_file() else path.name) or "data"
     number = 1
     while (base / f"{name}-{number}").exists():
         number += 1

@@ -17,6 +17,7 @@ from headstart.networks.network import Network
 from headstart.runs import Run
 from headstart.store import Store
 from headstart.training.sources import Workshop
+from headstart.weighting import ClassWeights, parse
 
 
 @dataclass
@@ -36,6 +37,11 @@ class Session:
     ready: float = field(default_factory=time.monotonic)  # when the manifest was finished: what is told counts from it
 
     @property
+    def class_weights(self) -> ClassWeights:
+        """What each class counts for."""
+        return parse(self.settings.class_weights)
+
+    @property
     def shop(self) -> Workshop:
         """What stages and features need of it."""
         return Workshop(
@@ -45,6 +51,7 @@ class Session:
             store=self.store,
             workers=self.workers,
             seed=self.settings.seed,
+            class_weights=self.class_weights,
         )
 
     @property

@@ -12,10 +12,12 @@ from headstart.events import Decision, EpochEnded, Event, Note, StageEnded, Step
 from headstart.networks.network import Cut
 from headstart.runs import Run
 from headstart.session import Session
+from headstart.training.batches import Order
 from headstart.training.loop import Position, Source, conclude, train
 from headstart.training.recipe import Recipe
 from headstart.training.sources import Judge, bytes_of_views, live_share, open_stage
 from headstart.training.stages import Stage, learning_rates
+from headstart.weighting import item_weights
 
 RESERVE = 1.5  # how much longer than measured the final evaluation may take under a time limit
 CHECKPOINT_EVERY = 60.0  # seconds within an epoch; each epoch ends with one in any case
@@ -98,8 +100,10 @@ def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Ev
         photo = _pace(session)
         share = live_share(session.network, list(learning_rates(stage, session.network.groups)))
         n = len(session.dataset.train)
+        weights = item_weights(session.dataset.train, session.class_weights)
+        sights = Order(n=n, batch_size=1, seed=0, stage="", weights=weights).sights
         # A backward pass costs two forward passes of what is live; the frozen part runs once a view, or each epoch.
-        epoch = photo * n * (3 * share + (0 if stage.views else 1 - share))
+        epoch = photo * sights * (3 * share + (0 if stage.views else 1 - share))
         session.reserve = RESERVE * photo * len(session.dataset.only("validation", "test")) * len(recipe.views)
         room = limit - session.used - session.reserve - photo * n * stage.views
         fits = session.network.agree(float(min(stage.epochs, max(0, int(room / epoch)))))
@@ -111,7 +115,7 @@ def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Ev
 
 def _pace(session: Session) -> float:
     """Seconds that one photo takes through the whole network, by a few dozen."""
-    paths = session.dataset.train.paths[: 4 * pipeline.CHUNK]
+    paths = session.dataset.train.files[: 4 * pipeline.CHUNK]
     decode = partial(session.modality.decode, spec=session.backbone.spec, reduced=True)
     began = time.monotonic()
     for _ in pipeline.run(paths, decode, session.network.logits, session.network, workers=session.workers):

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headstart.data.dataset import SPLITS, Dataset, Item, Split
+from headstart.data.duplicates import Pair
+from headstart.data.families import families
 from headstart.data.splits import Row, assign, match, position, read_splits, spelled, write_splits
 
 ids = st.integers(0, 400).map(lambda number: f"{number:032x}")
@@ -206,3 +208,65 @@ def test_a_path_counts_when_its_content_was_changed() -> None:
 def test_another_copy_of_a_photo_that_is_listed_twice_goes_to_the_stronger_side() -> None:
     for rows in itertools.permutations((Row("1.jpg", "train", "x"), Row("2.jpg", "test", "x"), Row("3.jpg", "train"))):
         assert match(rows, {"4.jpg": "x"}) == {"4.jpg": "test"}
+
+
+# Families: near-duplicates and groups move as one, by the name of the family in place of the photo's id
+
+
+def by_family(pairs: list[tuple[str, int]], family: dict[str, str], seed: int) -> dict[str, Split]:
+    names = [family.get(id, id) for id, _ in pairs]
+    sides = assign(names, [label for _, label in pairs], seed=seed)
+    return dict(zip((id for id, _ in pairs), sides, strict=True))
+
+
+links = st.lists(st.tuples(ids, ids, st.floats(0.9, 1)), max_size=40)
+
+
+@settings(deadline=None)
+@given(photos, links, seeds, st.randoms(use_true_random=False))
+def test_no_family_straddles_and_order_does_not_matter(
+    pairs: list[tuple[str, int]], linked: list[tuple[str, str, float]], seed: int, rng: random.Random
+) -> None:
+    alike = [Pair(*sorted((one, other)), agreement) for one, other, agreement in linked if one != other]
+    ages = {id: (float(int(id, 16) % 3), float(int(id, 16) % 5)) for id, _ in pairs}
+    family = families({}, alike, ages)
+    sides = by_family(pairs, family, seed)
+    for pair in alike:
+        if pair.one in sides and pair.other in sides:
+            assert sides[pair.one] == sides[pair.other]
+    rng.shuffle(pairs)
+    rng.shuffle(alike)
+    assert by_family(pairs, families({}, alike, ages), seed) == sides
+
+
+@settings(deadline=None)
+@given(st.dictionaries(ids, st.integers(0, 4), max_size=60), links, seeds)
+def test_each_class_of_two_families_keeps_a_test_and_a_train_photo(
+    labels: dict[str, int], linked: list[tuple[str, str, float]], seed: int
+) -> None:
+    alike = [
+        Pair(*sorted((one, other)), agreement)
+        for one, other, agreement in linked
+        if one != other and labels.get(one, -1) == labels.get(other, -2)
+    ]
+    pairs = list(labels.items())
+    family = families({}, alike, {})
+    sides = by_family(pairs, family, seed)
+    for members in classes(pairs).values():
+        several = {family.get(id, id) for id in members}
+        expected = {"train", "test"} if len(several) > 1 else {"train"}
+        assert expected <= {sides[id] for id in members}
+
+
+@settings(deadline=None)
+@given(st.dictionaries(ids, st.integers(0, 2), min_size=2, max_size=40), seeds, st.data())
+def test_a_smaller_copy_that_is_added_moves_nobody_and_joins_its_elder(
+    labels: dict[str, int], seed: int, data: st.DataObject
+) -> None:
+    pairs = list(labels.items())
+    elder = data.draw(st.sampled_from(sorted(labels)))
+    ages = dict.fromkeys(labels, (100.0, 100.0)) | {"copy": (25.0, 30.0)}
+    before = by_family(pairs, {}, seed)
+    after = by_family([*pairs, ("copy", labels[elder])], families({}, [Pair("copy", elder, 0.99)], ages), seed)
+    assert after.pop("copy") == after[elder]
+    assert after == before

@@ -340,9 +340,8 @@ def _with_families(
     facts = looks.facts()
     ages = {id: (width * height, size) for id, (width, height, size, _) in zip(looks.ids, facts.tolist(), strict=True)}
     found = families(groups, pairs, ages)
-    return dataset.with_items(
-        replace(item, group=found.get(item.id, "")) if item.group or item.id in found else item for item in dataset.items
-    )
+    items = dataset.items
+    return dataset.with_items(replace(item, group=found[item.id]) if item.id in found else item for item in items)
 
 
 def _split(dataset: Dataset, given: Mapping[str, Split], seed: int) -> Dataset:

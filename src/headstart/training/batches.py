@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -31,18 +32,36 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """In which order `n` items are seen, epoch by epoch, by one of `world` processes."""
+    """In which order `n` items are seen, epoch by epoch, by one of `world` processes.
+
+    An item that weighs as much as several is seen as often in an epoch, in batches of chance, and no item is left out.
+    Weights alone would not do: with one rare photo that weighs as thirty, most batches would not know of its class,
+    and some would know of nothing else.
+    """
 
     n: int
     batch_size: int  # of all processes together
     seed: int
     stage: str
     shard: tuple[int, int] = (0, 1)
+    weights: Float[np.ndarray, "n"] | None = field(default=None, compare=False)  # None: all weigh the same
 
     @property
     def steps(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(self.n / self.batch_size)
+        return math.ceil(self.sights / self.batch_size)
+
+    @property
+    def sights(self) -> int:
+        """How many pictures an epoch sees: `n`, or more where some weigh as much as several."""
+        return len(self._seen[0])
+
+    @cached_property
+    def _seen(self) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+        """What an epoch sees: positions of items, some several times, and what each sight of them weighs."""
+        each = np.ones(self.n) if self.weights is None else self.weights / self.weights.mean()
+        times = np.maximum(1, np.rint(each)).astype(np.int64)
+        return np.repeat(np.arange(self.n), times), np.repeat(each / times, times)
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Slice]:
         """One process's slices of a fresh shuffle, from batch `first` on.
@@ -50,14 +69,15 @@ class Order:
         All batches have one size, since a compiled step wants one shape. Batches of nearly equal fill, not full ones
         and a remnant: three photos must not steer a step as much as thirty-two.
         """
-        order = np.random.default_rng(key(self.seed, self.stage, "order", number)).permutation(self.n)
+        rows, each = self._seen
+        order = np.random.default_rng(key(self.seed, self.stage, "order", number)).permutation(len(rows))
         (rank, world) = self.shard
         share = math.ceil(self.batch_size / world)
-        for rows in np.array_split(order, self.steps)[first:]:
-            padded = np.resize(rows, share * world)
-            weights = np.where(np.arange(len(padded)) < len(rows), 1 / len(rows), 0.0)
+        for part in np.array_split(order, self.steps)[first:]:
+            padded = np.resize(part, share * world)
+            weights = np.where(np.arange(len(padded)) < len(part), each[padded] / each[part].sum(), 0.0)
             mine = slice(rank * share, (rank + 1) * share)
-            yield Slice(padded[mine], weights[mine])
+            yield Slice(rows[padded[mine]], weights[mine])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +152,7 @@ class PhotoBatches:
 
     def _picture(self, item: Item, epoch: int) -> UInt8[np.ndarray, "h w c"]:
         try:
-            content = (self.dataset.root / item.path).read_bytes()
+            content = self.dataset.file(item.path).read_bytes()
             if not self.augment:
                 return self.modality.decode(content, self.spec, reduced=True)
             # Seeded by the photo, not by its place in the batch: a photo's views do not depend on its neighbours.

@@ -21,8 +21,10 @@ from headstart.store import Store
 from headstart.training.batches import CachedBatches, Order, PhotoBatches
 from headstart.training.loop import Score, Source
 from headstart.training.stages import Stage, learning_rates
+from headstart.weighting import ClassWeights, item_weights
 
 Judge = Callable[[], Score]
+Weights = Float[np.ndarray, "n"] | None  # of each photo; None: all the same
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # steps of 4 %: finer would fit the photos, not the network
 
 
@@ -36,6 +38,7 @@ class Workshop:
     store: Store
     workers: int
     seed: int
+    class_weights: ClassWeights = None
 
     def features(
         self, photos: Dataset, cut: Cut, *, view: int = 0, reduced: bool = True
@@ -85,7 +88,9 @@ def open_stage(
         seed=shop.seed,
         stage=str(stage),
         shard=shop.network.shard,
+        weights=item_weights(data.train, shop.class_weights),
     )
+    weights = item_weights(data.validation, shop.class_weights)
     cut = entry(shop.network, stage, head_cut)
     if cut == INPUT or (stage.unfreeze and not stage.views):
         source: Source = PhotoBatches(
@@ -96,14 +101,15 @@ def open_stage(
             augment=stage.augment,
             workers=shop.workers,
         )
-        return source, _judge_of_photos(shop, data.validation)
+        return source, _judge_of_photos(shop, data.validation, weights)
     views = []
     for view in range(max(1, stage.views if stage.augment else 0)):
         features = yield from shop.features(data.train, cut, view=view)
         views.append(_readable(features, data.train))
     source = CachedBatches(views=tuple(views), dataset=data.train, order=order, start=cut)
     judged = yield from shop.features(data.validation, cut)
-    return source, _judge_of_features(shop.network, _readable(judged, data.validation), data.validation, cut)
+    features = _readable(judged, data.validation)
+    return source, _judge_of_features(shop.network, features, data.validation, cut, weights)
 
 
 def bytes_of_views(network: Network, stage: Stage, data: Dataset, head_cut: Cut) -> int:
@@ -115,21 +121,23 @@ def bytes_of_views(network: Network, stage: Stage, data: Dataset, head_cut: Cut)
     return int(network.features(blank, cut).nbytes) * (stage.views * len(data.train) + len(data.validation))
 
 
-def _judge_of_photos(shop: Workshop, photos: Dataset) -> Judge | None:
+def _judge_of_photos(shop: Workshop, photos: Dataset, weights: Weights) -> Judge | None:
     if not len(photos):
         return None
     decode = partial(shop.modality.decode, spec=shop.backbone.spec, reduced=True)
 
     def judge() -> Score:
-        chunks = list(pipeline.run(photos.paths, decode, shop.network.logits, shop.network, workers=shop.workers))
+        chunks = list(pipeline.run(photos.files, decode, shop.network.logits, shop.network, workers=shop.workers))
         for position, reason in ((p, r) for chunk in chunks for p, r in chunk.failed.items()):
             raise _unreadable(photos.items[position].path, reason)
-        return _judged(shop.network, photos, np.concatenate([chunk.values for chunk in chunks]))
+        return _judged(shop.network, photos, np.concatenate([chunk.values for chunk in chunks]), weights)
 
     return judge
 
 
-def _judge_of_features(network: Network, features: Features, photos: Dataset, cut: Cut) -> Judge | None:
+def _judge_of_features(
+    network: Network, features: Features, photos: Dataset, cut: Cut, weights: Weights
+) -> Judge | None:
     if not len(photos):
         return None
     ids = [item.id for item in photos.items]
@@ -137,27 +145,30 @@ def _judge_of_features(network: Network, features: Features, photos: Dataset, cu
     def judge() -> Score:
         pieces = [ids[first : first + pipeline.CHUNK] for first in range(0, len(ids), pipeline.CHUNK)]
         logits = [network.logits(features.take(piece), cut) for piece in pieces]
-        return _judged(network, photos, np.concatenate(logits))
+        return _judged(network, photos, np.concatenate(logits), weights)
 
     return judge
 
 
-def _judged(network: Network, photos: Dataset, logits: Float[np.ndarray, "n k"]) -> Score:
-    return replace(score(photos.labels, logits), metrics=network.measured(photos.labels, logits))
+def _judged(network: Network, photos: Dataset, logits: Float[np.ndarray, "n k"], weights: Weights) -> Score:
+    return replace(score(photos.labels, logits, weights), metrics=network.measured(photos.labels, logits))
 
 
-def score(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> Score:
-    """Accuracy in [0, 1], and log loss in nats at the temperature that makes it smallest (Guo et al. 2017)."""
-    losses = [_log_loss(labels, logits / temperature) for temperature in TEMPERATURES]
+def score(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"], weights: Weights = None) -> Score:
+    """Accuracy in [0, 1], and log loss in nats at the temperature that makes it smallest (Guo et al. 2017).
+
+    With `weights` each item counts by its own: where classes are balanced, this is the balanced accuracy.
+    """
+    losses = [_log_loss(labels, logits / temperature, weights) for temperature in TEMPERATURES]
     best = int(np.argmin(losses))
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    accuracy = float(np.average(logits.argmax(axis=1) == labels, weights=weights))
     return Score(losses[best], accuracy, float(TEMPERATURES[best]))
 
 
-def _log_loss(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> float:
+def _log_loss(labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"], weights: Weights) -> float:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+    return float(np.average(-log_probabilities[np.arange(len(labels)), labels], weights=weights))
 
 
 def live_share(network: Network, groups: Sequence[str]) -> float:

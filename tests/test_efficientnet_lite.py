@@ -194,7 +194,7 @@ def test_a_size_that_is_too_small_is_refused(size: int) -> None:
 
 
 def test_the_list_is_filtered_by_a_part_of_the_name() -> None:
-    assert [entry.name for entry in list_backbones("LITE1")] == ["bundled/efficientnet_lite1"]
+    assert [entry.name for entry in list_backbones("bundled/efficientnet_LITE1")] == ["bundled/efficientnet_lite1"]
 
 
 def test_another_size_keeps_the_share_that_is_cut_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,34 @@ def whole() -> Network:
     return TorchNetwork.of(Body(traceable=False), spec=SPEC, group_of=lambda name: name.split(".")[1])
 
 
+class Remembering(nn.Module):
+    """Out of training mode it keeps what it once made of its weights, as the attention of LeViT and its like does."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention_biases = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.attention_bias_cache: dict[str, torch.Tensor] = {}
+
+    def _apply(self, fn: Any, *rest: Any, **more: Any) -> Any:
+        self.attention_bias_cache = {}
+        return super()._apply(fn, *rest, **more)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        key = str(maps.device)
+        if key not in self.attention_bias_cache:
+            self.attention_bias_cache[key] = 2 * self.attention_biases
+        return maps + self.attention_bias_cache[key]
+
+
+def peculiar() -> Network:
+    """A layer that two groups share, and two that remember."""
+    parts: dict[str, Any] = stages()
+    parts["block2"].inner[0][0] = parts["block1"].inner[0][0]
+    parts["block2"] = nn.Sequential(parts["block2"], Remembering(8))
+    parts["top"] = nn.Sequential(parts["top"], Remembering(16))
+    return TorchNetwork(parts, spec=SPEC)
+
+
 def bundled() -> Network:
     return load_backbone("bundled", size=SPEC.size).build()
 
@@ -85,6 +114,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "torch": small_torch_network,
     "traced": traced,
     "whole": whole,
+    "peculiar": peculiar,
     "bundled": bundled,
 }
 if engines():
@@ -135,6 +165,21 @@ def check_head_only_stage_leaves_the_backbone_alone(network: Network) -> None:
     before = network.weights()
     steps(network, 2)
     assert all(key.startswith("head") for key in changed(before, network.weights()))
+
+
+def check_weights_that_are_put_in_count(network: Network) -> None:
+    """Some of every group, also after pictures have gone through with others."""
+    images = pictures(2)
+    before, weights = network.features(images, network.cuts[-1]), network.weights()
+    for key in [key for group in network.groups for key in group.parameters[-2:]]:
+        value = weights[key]
+        draw = np.random.default_rng(0).normal(1, 1, value.shape).astype(value.dtype)
+        same = [other for other in weights if np.array_equal(weights[other], value)]  # names of one tensor
+        network.load_weights(weights | {other: value + draw for other in same})
+        after = network.features(images, network.cuts[-1])
+        assert not np.array_equal(after, before), f"{key} does not count"
+    network.load_weights(weights)
+    np.testing.assert_array_equal(network.features(images, network.cuts[-1]), before)
 
 
 def check_refreezing_stops_momentum_and_decay(network: Network) -> None:
@@ -310,6 +355,7 @@ def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
 
 ON_ONE = (
     check_only_thawed_groups_move,
+    check_weights_that_are_put_in_count,
     check_head_only_stage_leaves_the_backbone_alone,
     check_refreezing_stops_momentum_and_decay,
     check_unfreezing_keeps_the_slots_of_what_was_training,

@@ -50,7 +50,7 @@ class Reference:
     transform: Callable[[Image.Image], Tensor] | None  # None at a size that the library has no pictures for
     answers: Callable[[Tensor], Tensor]  # normalised pixels -> logits or features
     ours: Callable[[Network, np.ndarray], Tensor]  # pictures uint8 [n h w c] -> the same, through our network
-    compared: str  # logits or features
+    compared: str  # logits, those of the first of two heads, or features
 
 
 def names(source: str) -> list[str]:
@@ -250,21 +250,37 @@ def _timm(name: str, size: int | None) -> Reference:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = timm.create_model(name, pretrained=False, **options).eval()
-    top = network.get_classifier()
-    logits = isinstance(top, nn.Linear)
+    top = _timm_top(network)
 
     def features(pixels: Tensor) -> Tensor:
         maps: Tensor = network.forward_head(network.forward_features(pixels), pre_logits=True)
         return maps
 
+    # VOLO adds the answers of a second head, on its patches, which no single vector of features can give.
+    several = getattr(network, "aux_head", None) is not None
+
+    def logits(pixels: Tensor) -> Tensor:
+        answers: Tensor = top(features(pixels)) if several else network(pixels)
+        return answers
+
     def through_ours(ours: Network, pictures: np.ndarray) -> Tensor:
         given = torch.from_numpy(ours.features(pictures, ours.cuts[-1]))
-        return top(given) if logits else given
+        return top(given) if top is not None else given
 
     return Reference(
         network=network,
         transform=create_transform(**resolve_model_data_config(network)) if size is None else None,
-        answers=network if logits else features,
+        answers=features if top is None else logits,
         ours=through_ours,
-        compared="logits" if logits else "features",
+        compared="features" if top is None else "logits of its main head" if several else "logits",
     )
+
+
+def _timm_top(network: Any) -> nn.Module | None:
+    """What makes the library's logits of its features; None where it is more than one module, or nothing."""
+    named = network.get_classifier()
+    if not isinstance(named, nn.Module) or isinstance(named, nn.ModuleList | nn.Conv2d) or not [*named.parameters()]:
+        return None
+    # Of a batch norm and a linear layer, some networks name the second.
+    norms = [each for each in network.modules() if type(each).__name__ == "NormLinear" and named in each.children()]
+    return norms[0] if norms else named

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from headstart.networks import torch as torch_networks
 from headstart.networks.network import HEAD
 from headstart.networks.torch import TorchNetwork
 
@@ -98,6 +101,34 @@ def test_the_suite_finds_the_fault(fault: type[TorchNetwork], check: Any) -> Non
 def test_the_suite_finds_a_state_without_step_counts() -> None:
     with pytest.raises((AssertionError, KeyError)):
         suite.check_resuming_equals_not_stopping(lambda: suite.small_torch_network(ForgetfulState))
+
+
+@pytest.mark.parametrize("check", [suite.check_only_thawed_groups_move, suite.check_weights_that_are_put_in_count])
+def test_the_suite_finds_what_layers_remember(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_networks, "forgetful", lambda model: None)
+    with pytest.raises(AssertionError):
+        check(suite.peculiar())
+
+
+def test_layers_remember_nothing_after_a_move_and_beside_other_threads() -> None:
+    network = suite.peculiar()
+    network.to("cpu")
+    images = suite.pictures(2)
+    before = network.features(images, network.cuts[-1])
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: network.features(images, network.cuts[-1]), range(64)))
+    assert all(np.array_equal(each, before) for each in found)
+    suite.check_weights_that_are_put_in_count(network)
+
+
+def test_a_network_without_sensible_weights_is_taken_apart_as_one_with_them() -> None:
+    """As it is when it is built for a run's weights to be put in."""
+    body = suite.Body(traceable=True)
+    with torch.no_grad():
+        for parameter in body.parameters():
+            parameter.fill_(float("nan"))
+    made = TorchNetwork.of(body, spec=suite.SPEC, group_of=lambda name: name.split(".")[1])
+    assert made.cuts == suite.traced().cuts
 
 
 class StatisticsLeftOut(TorchNetwork):

@@ -132,6 +132,10 @@ def test_a_disk_that_fills_up_while_features_are_cached(photos: Path, tmp_path: 
     def small_disk() -> None:  # files above this size fail as on a full disk; features of 36 photos take 180 kB
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 
+    # Already where photos are looked at, before there is a run; and once that is done, where features are computed.
+    assert_refused(headstart("train", "photos", "--quality", "fast", before=small_disk), "no room", "free")
+    assert not (tmp_path / RUN).exists()
+    assert headstart("audit", "photos").returncode == 0
     assert_refused(headstart("train", "photos", "--quality", "fast", before=small_disk), "no room", "free")
     assert (tmp_path / RUN / "INCOMPLETE").exists()
     assert not list((tmp_path / "cache").rglob("*.part"))

@@ -233,7 +233,7 @@ def test_the_other_engines_run_has_features_of_its_own_and_is_answered_here(
 
 def _engines_of(cache: Path) -> set[str]:
     abouts = [json.loads(path.read_text()) for path in cache.rglob("*.json") if path.name == "meta.json"]
-    return {name for about in abouts for name in ("tensorflow", "jax") if name in about["engine"]}
+    return {name for about in abouts for name in ("tensorflow", "jax") if name in about.get("engine", "")}
 
 
 def test_a_dry_run_tells_the_rates_and_leaves_nothing(

@@ -173,6 +173,9 @@ class InTrainingMode(KerasNetwork):
                 inputs = getattr(step, "func", step)(inputs, training=True)
         return inputs
 
+    def _training_answer(self, inputs: Any, start: int) -> Any:
+        return self._head(self._between(inputs, start, self._head_input), training=True)
+
 
 class NeverFrozen(KerasNetwork):
     """`thaw` switches on and nothing off."""

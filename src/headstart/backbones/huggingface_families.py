@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from headstart.backbones.huggingface_stages import (
     Embeddings,
@@ -172,20 +171,6 @@ def _convolutions(pool: Callable[[Any], nn.Module | None] = lambda model: None) 
     return apart
 
 
-def _levit(model: Any, size: int) -> Parts | None:
-    for layer in model.modules():
-        if hasattr(layer, "attention_bias_cache"):
-            # Out of training mode, where every network is here, it would keep its biases from the first picture on
-            # while they are trained.
-            layer.get_attention_biases = partial(_biases, layer)
-    return _convolutions()(model, size)
-
-
-def _biases(layer: Any, device: Any) -> Tensor:
-    biases: Tensor = layer.attention_biases[:, layer.attention_bias_idxs]
-    return biases
-
-
 def _dinov3_convnext(model: Any, size: int) -> Parts:
     members = _part(model, "model.stages", "stages")
     return Parts(
@@ -291,7 +276,7 @@ FAMILIES: Mapping[str, Family] = {
     "mobilenet_v2": Family(model="MobileNetV2Model", apart=_convolutions(), options=_BARE),
     "mobilevit": Family(model="MobileViTModel", apart=_convolutions()),
     "mobilevitv2": Family(model="MobileViTV2Model", apart=_convolutions()),
-    "levit": Family(model="LevitModel", apart=_levit),
+    "levit": Family(model="LevitModel", apart=_convolutions()),
     "efficientnet": Family(model="EfficientNetModel", apart=_efficientnet),
     "segformer": Family(model="SegformerModel", apart=_segformer),
     "pvt_v2": Family(model="PvtV2Model", apart=_pvt_v2),

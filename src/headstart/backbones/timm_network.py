@@ -49,7 +49,7 @@ def model(name: str, cfg: PretrainedCfg, *, size: int, drawn: bool, **more: Any)
     fixed: dict[str, Any] = {"img_size": size} if cfg.fixed_input_size else {}
     with first_values(drawn=drawn), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: nn.Module = timm.create_model(name, num_classes=0, **fixed, **more)
+        made: nn.Module = timm.create_model(name, **{"num_classes": 0, **fixed, **more})
     return made.eval()
 
 
@@ -80,10 +80,13 @@ def filled(name: str, cfg: PretrainedCfg, path: Path, *, size: int) -> nn.Module
     tensors = checkpoint.read(path)
     what = f"weights {str(path)!r} of timm/{name}"
     made = model(name, cfg, size=size, drawn=False)
+    tops = _tops(cfg)
+    if not set(made.state_dict()) >= {each for each in tensors if not each.startswith(tops)}:
+        tops = (*tops, *_dropped(name, cfg, made, size))
     try:
-        checkpoint.load_into(made, tensors, what=what, dropped=_tops(cfg))
+        checkpoint.load_into(made, tensors, what=what, dropped=tops)
     except BadBackbone as refusal:
-        converted = _converted(name, cfg, tensors, size)
+        converted = _converted(name, cfg, tensors, size, tops)
         if converted is None:
             raise refusal
         return converted
@@ -95,7 +98,17 @@ def _tops(cfg: PretrainedCfg) -> tuple[str, ...]:
     return (*(f"{each}." for each in classifiers), "AuxLogits.")
 
 
-def _converted(name: str, cfg: PretrainedCfg, tensors: Mapping[str, Tensor], size: int) -> nn.Module | None:
+def _dropped(name: str, cfg: PretrainedCfg, made: nn.Module, size: int) -> set[str]:
+    """Weights that timm's network with a classifier has and the one without, `made`, has not.
+
+    timm tells the last layer of a classifier alone; a batch norm before it goes with it.
+    """
+    return set(model(name, cfg, size=size, drawn=False, num_classes=1).state_dict()) - set(made.state_dict())
+
+
+def _converted(
+    name: str, cfg: PretrainedCfg, tensors: Mapping[str, Tensor], size: int, tops: tuple[str, ...]
+) -> nn.Module | None:
     """The network after timm's own loading of these tensors, if all of it was filled and nothing but a top left over.
 
     That knows the names of the networks' makers, and brings tables of positions to another size.
@@ -106,7 +119,6 @@ def _converted(name: str, cfg: PretrainedCfg, tensors: Mapping[str, Tensor], siz
             made = model(name, cfg, size=size, drawn=False, pretrained=True, pretrained_cfg_overlay=overlay)
     except UNFIT:
         return None
-    tops = _tops(cfg)
     left = [each for each in found if not each.startswith(tops) and not each.endswith("num_batches_tracked")]
     return None if left else made
 

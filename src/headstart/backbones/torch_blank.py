@@ -23,13 +23,19 @@ _DRAWS = {
     nn.init.xavier_normal_,
     nn.init.xavier_uniform_,
 }
+# Those are let be for weights alone: a draw of PyTorch's own that is repeated until it fits, in a tensor that it makes for
+# that, would otherwise never end.
+_TEMPORARY = {Tensor.normal_, Tensor.uniform_}
 
 
 class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func in _DRAWS and args:
+        if func in _DRAWS and args and (isinstance(args[0], nn.Parameter) or func not in _TEMPORARY):
+            if func is Tensor.normal_:
+                mean = args[1] if len(args) > 1 else (kwargs or {}).get("mean", 0.0)
+                args[0].fill_(mean)  # or PyTorch's truncated draw would find what lies in memory, and draw again
             return args[0]
         return func(*args, **(kwargs or {}))
 

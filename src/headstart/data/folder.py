@@ -48,6 +48,7 @@ OUTSIDE = "not in a class folder"
 NOWHERE = "a link that leads nowhere"
 THREADS = 8  # reading waits for the disk, and hashing lets other threads run
 BLOCK = 1 << 18  # bytes of a file in memory at a time, for each thread
+PIECE = 16  # files that a thread takes at a time: handing over each would cost as much as hashing a small one
 WINDOW = 4096  # files given to the threads at a time: a queue of all of them would take memory too
 
 Refusal = Callable[[bytes], str | None]  # first bytes of a file -> why it is not usable
@@ -292,9 +293,13 @@ def hashes(files: Sequence[Callable[[], Iterator[bytes]]], refusal: Refusal) -> 
         except OSError as problem:
             return "", reason(problem)
 
+    def several(first: int) -> list[tuple[str, str]]:
+        return [read(file) for file in files[first : first + PIECE]]
+
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
         for start in range(0, len(files), WINDOW):
-            yield from pool.map(read, files[start : start + WINDOW])
+            for piece in pool.map(several, range(start, min(start + WINDOW, len(files)), PIECE)):
+                yield from piece
 
 
 def identified(content: Iterator[bytes], refusal: Refusal) -> tuple[str, str]:

@@ -35,7 +35,14 @@ from headstart.networks.torch_adapters import (
     rank_of,
 )
 from headstart.networks.torch_graph import GroupOf, flops_of_groups, grouped, take_apart
-from headstart.networks.torch_modules import ACTIVATIONS, ChannelsLastFlatten, Live, SeededDropout, TransferModel
+from headstart.networks.torch_modules import (
+    ACTIVATIONS,
+    ChannelsLastFlatten,
+    Live,
+    SeededDropout,
+    TransferModel,
+    forgetful,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,6 +73,7 @@ class TorchNetwork:
     ) -> None:
         self.spec = spec
         self.model = TransferModel(stages, spec, pool)
+        forgetful(self.model)
         self._channels = channels
         self._within = dict(groups) if groups is not None else None  # the groups of a stage that stays whole
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -115,13 +123,23 @@ class TorchNetwork:
     @cached_property
     def _groups(self) -> tuple[Group, ...]:
         flops = self._flops()
-        parameters = [name for name, _ in self.model.named_parameters()]
-        buffers = list(self._buffers())
+        # A tensor that several layers share has several names: it moves with the first of them, and is kept under each.
+        first: dict[Tensor, str] = {}
+        parameters = {
+            key: self._owner(first.setdefault(parameter, key))
+            for key, parameter in self.model.named_parameters(remove_duplicate=False)
+        }
+        kept = self.model.state_dict().keys()
+        buffers = {
+            key: self._owner(first.setdefault(buffer, key))
+            for key, buffer in self.model.named_buffers(remove_duplicate=False)
+            if key in kept
+        }
         return tuple(
             Group(
                 name,
-                tuple(key for key in parameters if self._owner(key) == name),
-                tuple(key for key in buffers if self._owner(key) == name),
+                tuple(key for key, owner in parameters.items() if owner == name),
+                tuple(key for key, owner in buffers.items() if owner == name),
                 flops[name],
             )
             for name in self._names

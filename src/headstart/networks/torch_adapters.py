@@ -112,7 +112,8 @@ def rank_of(adapters: Mapping[str, Any]) -> int:
 
 
 def _adapted(model: nn.Module) -> Iterable[tuple[str, Any]]:
-    return ((name, layer) for name, layer in model.named_modules() if hasattr(layer, "lora_A"))
+    every = model.named_modules(remove_duplicate=False)  # a layer that has several names is kept under each
+    return ((name, layer) for name, layer in every if hasattr(layer, "lora_A"))
 
 
 def _layers(model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 GroupOf = Callable[[str], str | None]  # full name of a parameter or buffer -> its group
@@ -174,17 +175,37 @@ def _modules(body: nn.Module, pieces: Sequence[_Piece]) -> list[nn.Module]:
 
 
 def _same(body: nn.Module, parts: Mapping[str, nn.Module], blank: Tensor) -> bool:
-    """Whether the parts give what the whole gives, also for a batch of another length."""
+    """Whether the parts give what the whole gives, also for a batch of another length.
+
+    Both get weights drawn for the comparison: a network that is built for a run's weights has none yet, and must come
+    apart as it did with its own.
+    """
     generator = torch.Generator().manual_seed(0)  # of its own: whoever builds a network keeps his random state
+    drawn = {name: _drawn(value, generator) for name, value in _tensors(body)}
     for n in (len(blank), len(blank) + 1):
         pictures = torch.randn((n, *blank.shape[1:]), generator=generator)
         with torch.no_grad():
-            whole, value = body(pictures), pictures
+            whole, value = functional_call(body, drawn, (pictures,)), pictures
             for part in parts.values():
-                value = part(value)
+                value = functional_call(part, {name: drawn[name] for name, _ in _tensors(part)}, (value,))
         if value.shape != whole.shape or not torch.allclose(value, whole, rtol=ROUNDING, atol=ROUNDING):
             return False
     return True
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers that let a signal through: kernels by their width, scales and variances around 1; whole numbers stay."""
+    if not like.is_floating_point():
+        return like
+    if like.ndim < 2:
+        drawn = torch.rand(like.shape, generator=generator) + 0.5
+    else:
+        drawn = torch.randn(like.shape, generator=generator) / max(1, like[0].numel()) ** 0.5
+    return drawn.to(like)
 
 
 def flops_of_groups(body: nn.Module, inputs: Tensor, groups: Mapping[str, str]) -> dict[str, int]:

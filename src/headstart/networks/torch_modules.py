@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +79,50 @@ class SeededDropout(nn.Module):
         (rank, world), n = self.shard, len(inputs)
         draw = torch.rand((world * n, *inputs.shape[1:]), generator=self.generator)[rank * n : (rank + 1) * n]
         return inputs * (draw >= self.rate).to(inputs) / (1 - self.rate)
+
+
+CACHES = ("attention_bias_cache",)  # what the LeViT family calls it, in timm and in transformers
+
+
+def forgetful(model: nn.Module) -> None:
+    """Keep the layers of this model from keeping tensors that they once computed from their weights.
+
+    Some compute a table of biases from weights at the first picture and use it for as long as they are out of training
+    mode, where every network is here: weights that are put in later would not count, nor would what they learn.
+    """
+    for layer in model.modules():
+        for name in CACHES:
+            if isinstance(vars(layer).get(name), dict):
+                del vars(layer)[name]
+                kind = type(layer)
+                # In the class: in the layer itself, its own `to` and `train` would put an ordinary one back.
+                layer.__class__ = type(kind.__name__, (kind,), {name: _Cache(), "__module__": kind.__module__})
+
+
+class _Cache:
+    """Stands where a layer had a dictionary, and cannot be replaced by one."""
+
+    def __init__(self) -> None:
+        self.empty = _Empty()
+
+    def __get__(self, layer: nn.Module, owner: type[nn.Module]) -> _Empty:
+        return self.empty
+
+    def __set__(self, layer: nn.Module, value: object) -> None:
+        """Nothing."""
+
+
+class _Empty(dict[Any, Any]):
+    """Has nothing that it is asked for, and gives what the same thread has just put in once."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__((threading.get_ident(), key), value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.pop((threading.get_ident(), key))
 
 
 class TransferModel(nn.Module):

@@ -175,7 +175,7 @@ def check_weights_that_are_put_in_count(network: Network) -> None:
         value = weights[key]
         draw = np.random.default_rng(0).normal(1, 1, value.shape).astype(value.dtype)
         same = [other for other in weights if np.array_equal(weights[other], value)]  # names of one tensor
-        network.load_weights(weights | {other: value + draw for other in same})
+        network.load_weights(weights | dict.fromkeys(same, value + draw))
         after = network.features(images, network.cuts[-1])
         assert not np.array_equal(after, before), f"{key} does not count"
     network.load_weights(weights)

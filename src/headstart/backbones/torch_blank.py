@@ -23,8 +23,7 @@ _DRAWS = {
     nn.init.xavier_normal_,
     nn.init.xavier_uniform_,
 }
-# Those are let be for weights alone: a draw of PyTorch's own that is repeated until it fits, in a tensor that it makes for
-# that, would otherwise never end.
+# These are left out for weights alone: a draw that PyTorch repeats in a tensor of its own until it fits would never end.
 _TEMPORARY = {Tensor.normal_, Tensor.uniform_}
 
 

@@ -23,10 +23,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 import headstart as hs
 from headstart.backbones.backbone import Backbone
-from headstart.embedding import opened
 from headstart.errors import BadBackbone, BadSetting
+from headstart.estimators.embedding import opened
+from headstart.estimators.samples import BadSamples, samples
 from headstart.networks.network import INPUT, Cut, Network
-from headstart.samples import BadSamples, samples
 
 from .fake_network import SPEC
 

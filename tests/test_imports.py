@@ -36,7 +36,7 @@ RANKS = [
     ("training/",),
     ("runs.py",),
     ("answering.py", "model.py", "session.py", "auditing.py"),
-    ("judging.py", "tuning.py", "samples.py", "embedding.py", "tuned.py", "estimators.py", "framing.py"),
+    ("judging.py", "tuning.py", "framing.py", "estimators/"),
     ("conductor.py",),
     ("api.py",),
     ("display.py", "output.py", "audit_text.py"),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from headstart.config import Settings as Settings
     from headstart.data.loading import load_dataset as load_dataset
     from headstart.errors import HeadstartError as HeadstartError
-    from headstart.estimators import TransferClassifier as TransferClassifier
-    from headstart.estimators import TransferFeatures as TransferFeatures
+    from headstart.estimators.transfer import TransferClassifier as TransferClassifier
+    from headstart.estimators.transfer import TransferFeatures as TransferFeatures
     from headstart.model import Model as Model
     from headstart.runs import Run as Run
     from headstart.training.stages import Stage as Stage
@@ -42,8 +42,8 @@ _HOMES = {
     "load_backbone": "headstart.backbones.loading",
     "Model": "headstart.model",
     "Stage": "headstart.training.stages",
-    "TransferClassifier": "headstart.estimators",
-    "TransferFeatures": "headstart.estimators",
+    "TransferClassifier": "headstart.estimators.transfer",
+    "TransferFeatures": "headstart.estimators.transfer",
     "Run": "headstart.runs",
     "Settings": "headstart.config",
     "HeadstartError": "headstart.errors",

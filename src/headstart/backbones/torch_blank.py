@@ -23,7 +23,7 @@ _DRAWS = {
     nn.init.xavier_normal_,
     nn.init.xavier_uniform_,
 }
-# These are left out for weights alone: a draw that PyTorch repeats in a tensor of its own until it fits would never end.
+# Left out for weights alone: a draw that PyTorch repeats in a tensor of its own until it fits would never end.
 _TEMPORARY = {Tensor.normal_, Tensor.uniform_}
 
 

@@ -15,15 +15,15 @@ from headstart.answering import VIEWS
 from headstart.backbones.backbone import Backbone
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
-from headstart.embedding import Opened
 from headstart.errors import first_five
+from headstart.estimators.embedding import Opened
+from headstart.estimators.samples import BadSamples, Sample
 from headstart.events import Event, StageEnded
 from headstart.heads import Head, parse
 from headstart.modalities.loading import load_modality
 from headstart.model import Model
 from headstart.networks.network import Network
 from headstart.probe import assign_folds
-from headstart.samples import BadSamples, Sample
 from headstart.training.recipe import plan
 from headstart.training.sources import score
 from headstart.weighting import item_weights

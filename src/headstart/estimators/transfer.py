@@ -12,13 +12,13 @@ from jaxtyping import Float, Int
 from headstart import heads
 from headstart.answering import softmax
 from headstart.config import Settings
-from headstart.embedding import Opened, opened
 from headstart.errors import BadData, BadSetting
+from headstart.estimators.embedding import Opened, opened
+from headstart.estimators.samples import BadSamples, Sample, dataset_of, samples
+from headstart.estimators.tuned import Tuned, tune
 from headstart.modalities.spec import Fit
 from headstart.probe import Probe, probe
 from headstart.probe import fit as fit_head
-from headstart.samples import BadSamples, Sample, dataset_of, samples
-from headstart.tuned import Tuned, tune
 
 if TYPE_CHECKING:
     from headstart.backbones.backbone import Backbone

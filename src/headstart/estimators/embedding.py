@@ -17,11 +17,11 @@ from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
 from headstart.data.dataset import Dataset
 from headstart.errors import first_five
+from headstart.estimators.samples import BadSamples, Sample, dataset_of
 from headstart.features import extract
 from headstart.modalities.loading import load_modality
 from headstart.modalities.spec import Fit
 from headstart.networks.network import Network
-from headstart.samples import BadSamples, Sample, dataset_of
 from headstart.store import Store
 
 LOADED = 4  # networks that are kept: a grid over backbones goes back and forth between them

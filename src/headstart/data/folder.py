@@ -293,13 +293,15 @@ def hashes(files: Sequence[Callable[[], Iterator[bytes]]], refusal: Refusal) -> 
         except OSError as problem:
             return "", reason(problem)
 
-    def several(first: int) -> list[tuple[str, str]]:
-        return [read(file) for file in files[first : first + PIECE]]
+    def several(piece: Sequence[Callable[[], Iterator[bytes]]]) -> list[tuple[str, str]]:
+        return [read(file) for file in piece]
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="hash") as pool:
         for start in range(0, len(files), WINDOW):
-            for piece in pool.map(several, range(start, min(start + WINDOW, len(files)), PIECE)):
-                yield from piece
+            window = files[start : start + WINDOW]
+            pieces = [window[first : first + PIECE] for first in range(0, len(window), PIECE)]
+            for done in pool.map(several, pieces):
+                yield from done
 
 
 def identified(content: Iterator[bytes], refusal: Refusal) -> tuple[str, str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 RUNS = Path("runs")  # where runs are made when nobody says otherwise
 MARK = "INCOMPLETE"  # in a run that is not finished
 HEAD = "head."  # before the names of the weights that are not the backbone's
+# Of normalisations, by their names in PyTorch and in Keras: kept with the weights, and no parameters.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "moving_mean", "moving_variance")
 _AGAIN = "copy the run again, or name another"
 
 
@@ -209,7 +211,11 @@ def _entry(folder: Path) -> Entry | None:
             name=str(folder),
             size=int(identity["size"]),
             width=_width(shapes),
-            parameters=sum(_count(shape) for name, shape in shapes.items() if not name.startswith(HEAD)),
+            parameters=sum(
+                _count(shape)
+                for name, shape in shapes.items()
+                if not name.startswith(HEAD) and not name.endswith(STATISTICS)
+            ),
             licence=str(identity["licence"]),
             available=True,
             note=f"{identity['name']} after {classes} classes",

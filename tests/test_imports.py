@@ -28,7 +28,18 @@ OWNERS = {
 }
 # A module may use those of its own rank and below.
 RANKS = [
-    ("errors.py", "events.py", "registry.py", "heads.py", "writing.py", "minimise.py", "logistic.py", "shards.py"),
+    (
+        "errors.py",
+        "events.py",
+        "registry.py",
+        "heads.py",
+        "writing.py",
+        "minimise.py",
+        "logistic.py",
+        "shards.py",
+        "machine.py",
+        "outcome.py",
+    ),
     ("config.py", "places.py", "store.py", "modalities/"),
     ("data/", "networks/"),
     ("backbones/", "evaluation/"),

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart import pipeline
 from headstart.framing import FITS, choose, fitted, right_out_of_fold
+from headstart.machine import cores
 from headstart.modalities.loading import load_modality
 from headstart.store import Store
 from headstart.training.sources import Workshop
@@ -37,7 +37,7 @@ def row(folder: Path, name: str) -> dict[str, Any]:
             network=network,
             modality=load_modality("image"),
             store=Store.default(),
-            workers=pipeline.cores(),
+            workers=cores(),
             seed=0,
         )
         features = result(shop.features(data, network.cuts[-1]))

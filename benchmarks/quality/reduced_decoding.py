@@ -26,10 +26,11 @@ from sklearn.preprocessing import StandardScaler
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
+from headstart.machine import cores
 from headstart.modalities import image
 from headstart.modalities.image import ImageModality
 from headstart.networks.network import Network
-from headstart.pipeline import CHUNK, cores
+from headstart.pipeline import CHUNK
 
 REPOSITORY = Path(__file__).parents[2]
 RESULT = REPOSITORY / "benchmarks" / "results" / "reduced_decoding.json"

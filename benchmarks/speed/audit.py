@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.auditing import Audit, audit
-from headstart.pipeline import cores
+from headstart.machine import cores
 
 REPOSITORY = Path(__file__).parents[2]
 SETS = ("caltech101-20", "clothing-small", "flowers5", "hymenoptera", "trashnet")

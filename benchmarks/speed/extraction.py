@@ -24,9 +24,10 @@ from headstart.backbones.loading import load_backbone
 from headstart.data.dataset import Dataset
 from headstart.data.loading import load_dataset
 from headstart.features import extract
+from headstart.machine import cores
 from headstart.modalities.image import ImageModality
 from headstart.networks.network import Network
-from headstart.pipeline import CHUNK, cores
+from headstart.pipeline import CHUNK
 from headstart.store import Store
 
 REPOSITORY = Path(__file__).parents[2]

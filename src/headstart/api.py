@@ -7,13 +7,13 @@ Nothing heavy is imported before a verb is called.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 from headstart.config import Device, Fit, Framework, Quality, Settings
+from headstart.outcome import outcome
 
 if TYPE_CHECKING:
     from headstart.answering import Prediction
@@ -198,7 +198,7 @@ def train(
     from headstart.conductor import plan
     from headstart.conductor import train as work
 
-    return _finish(plan(settings), on_event) if dry_run else _finish(work(settings), on_event)
+    return outcome(plan(settings), on_event) if dry_run else outcome(work(settings), on_event)
 
 
 def resume(run: Place, *, factory: str | None = None, on_event: Callable[[Event], None] | None = None) -> Run:
@@ -217,7 +217,7 @@ def resume(run: Place, *, factory: str | None = None, on_event: Callable[[Event]
     """
     from headstart.conductor import resume as work
 
-    return _finish(work(Path(run), factory=factory), on_event)
+    return outcome(work(Path(run), factory=factory), on_event)
 
 
 def predict(
@@ -246,7 +246,7 @@ def predict(
     from headstart.answering import predict as work
 
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    return _finish(work(Path(run), [Path(path) for path in several], priors=priors), on_event)
+    return outcome(work(Path(run), [Path(path) for path in several], priors=priors), on_event)
 
 
 def evaluate(
@@ -276,7 +276,7 @@ def evaluate(
     """
     from headstart.conductor import evaluate as work
 
-    return _finish(work(Path(run), Path(data), priors=priors, columns=columns), on_event)
+    return outcome(work(Path(run), Path(data), priors=priors, columns=columns), on_event)
 
 
 def audit(
@@ -310,7 +310,7 @@ def audit(
 
     source = Path(data) if data else data
     asked = work(source, seed=seed, splits=splits, columns=columns, backbone=backbone, max_pixels=max_pixels)
-    return _finish(asked, on_event)
+    return outcome(asked, on_event)
 
 
 def backbones(filter: str | None = None) -> list[Entry]:
@@ -350,16 +350,3 @@ def _by_class(given: ByClass | None) -> str | None:
 
 def _text(place: Place | None) -> str | None:
     return None if place is None else fspath(place)
-
-
-def _finish(work: Generator[Seen, None, Result], on_event: Callable[[Seen], None] | None) -> Result:
-    """The work's result; each event goes to `on_event`. However it ends, the work is closed and can clean up."""
-    with closing(work):
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            if on_event is not None:
-                on_event(event)

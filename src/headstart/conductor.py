@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from headstart import pipeline
 from headstart.answering import answerer, mixture_of
 from headstart.backbones.backbone import Backbone, OnProgress
 from headstart.backbones.loading import load_backbone
@@ -34,6 +33,7 @@ from headstart.events import Event, Note, PhaseEnded, Progress, RunStarted, to_j
 from headstart.features import Features
 from headstart.framing import best_fit
 from headstart.judging import finish, frozen, measured, tuned
+from headstart.machine import cores
 from headstart.modalities.loading import load_modality
 from headstart.networks.network import HEAD, Cut, Network
 from headstart.probe import Probe, probe
@@ -207,7 +207,7 @@ def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Ge
         modality=load_modality("image", max_pixels=run.settings.max_pixels),
         dataset=run.dataset,
         store=Store.default(),
-        workers=max(pipeline.cores(), network.concurrency),
+        workers=max(cores(), network.concurrency),
         began=began - (checkpoint[0]["seconds"] if checkpoint else 0.0),
     )
     yield RunStarted(path=str(run.path))

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from headstart import pipeline
 from headstart.backbones.backbone import Backbone
 from headstart.data.archive import Readable, reader
+from headstart.data.contents import content
 from headstart.data.dataset import Dataset
 from headstart.events import Progress
 from headstart.modalities.modality import Modality
@@ -186,19 +187,11 @@ class _Photo:
         Raises:
             OSError: none has.
         """
-        problem = OSError("no file")
-        for path in self.photos.sources[self.id]:
-            try:
-                content = self.photos.read(path).read_bytes()
-            except OSError as refusal:
-                problem = refusal
-                continue
-            # Other bytes under this id would be in the cache for good, and for every later data set.
-            if hashlib.blake2b(content, digest_size=16).hexdigest() == self.id:
-                return content
-            problem = OSError("it changed since the data set was read")
-        self.photos.lost[self.id] = f"cannot be read: {problem.strerror or problem}"
-        raise problem
+        try:
+            return content(self.id, (self.photos.read(path) for path in self.photos.sources[self.id]))
+        except OSError as problem:
+            self.photos.lost[self.id] = f"cannot be read: {problem.strerror or problem}"
+            raise
 
 
 def _view(

@@ -13,7 +13,8 @@ from headstart.data.dataset import Dataset
 from headstart.events import Event
 from headstart.features import Features
 from headstart.modalities.spec import Fit
-from headstart.probe import Probe, probe
+from headstart.outcome import outcome
+from headstart.probe import probe
 from headstart.session import Session
 from headstart.weighting import item_weights
 
@@ -84,10 +85,5 @@ def right_out_of_fold(
     """Which of these photos a linear head names rightly that was fitted on the others."""
     ids = [item.id for item in photos.items]
     path = probe(features.take(ids), photos.labels, photos.families, len(photos.classes), seed=seed, weights=weights)
-    while True:
-        try:
-            next(path)
-        except StopIteration as end:
-            solved: Probe = end.value
-            right: Bool[np.ndarray, "n"] = solved.out_of_fold.argmax(1) == photos.labels
-            return right
+    right: Bool[np.ndarray, "n"] = outcome(path).out_of_fold.argmax(1) == photos.labels
+    return right

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from headstart import heads, pipeline
+from headstart import heads
 from headstart.answering import Answerer
 from headstart.backbones.backbone import Backbone
 from headstart.data.archive import at
@@ -20,9 +20,11 @@ from headstart.data.dataset import Dataset
 from headstart.errors import BadData
 from headstart.evaluation.metrics import Metrics, measure
 from headstart.events import EpochEnded, Event
+from headstart.machine import cores
 from headstart.modalities.loading import load_modality
 from headstart.modalities.png import Picture
 from headstart.networks.network import Cut, Network, Optimization, Own
+from headstart.outcome import outcome
 from headstart.pipeline import Readable
 from headstart.probe import probe
 from headstart.store import Store
@@ -87,7 +89,7 @@ class Model:
             network=self.network,
             modality=self.modality,
             store=Store.default(),
-            workers=max(pipeline.cores(), self.network.concurrency),
+            workers=max(cores(), self.network.concurrency),
             seed=seed,
         )
 
@@ -153,7 +155,7 @@ class Model:
 
     def _answers(self, photos: Sequence[Readable]) -> Float[np.ndarray, "n k"]:
         model = Answerer(network=self.network, modality=self.modality, spec=self.backbone.spec)
-        probabilities, failed = _result(model.answer(photos))
+        probabilities, failed = outcome(model.answer(photos))
         for position, reason in failed.items():
             photo = photos[position]
             name = f"picture {position}" if isinstance(photo, Picture) else f"photo {str(photo)!r}"
@@ -166,7 +168,7 @@ class Model:
         features = yield from self._shop.features(photos, self._cut)
         each = item_weights(photos, weights)
         rows = features.take(ids)
-        solved = _result(probe(rows, photos.labels, photos.families, len(self.classes), seed=self.seed, weights=each))
+        solved = outcome(probe(rows, photos.labels, photos.families, len(self.classes), seed=self.seed, weights=each))
         self.network.set_head(solved.head, len(self.classes))
 
     def _train(self, data: Dataset, stage: Stage, weights: ClassWeights) -> Iterator[Event]:
@@ -186,12 +188,3 @@ class Model:
             )
         if not len(data):
             raise BadData("the data set has no photo", fix="give one that has")
-
-
-def _result(work: Generator[Any, None, Result]) -> Result:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result

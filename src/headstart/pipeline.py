@@ -7,7 +7,6 @@ one may compute at a time, the others decode meanwhile.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from headstart.data.archive import Readable as Readable
+from headstart.machine import cores
 from headstart.modalities.modality import Undecodable
 from headstart.networks.network import Network
 
@@ -31,11 +31,6 @@ class Chunk:
     positions: tuple[int, ...]
     values: Float[np.ndarray, "n ..."]
     failed: dict[int, str]
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(

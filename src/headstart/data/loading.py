@@ -23,6 +23,7 @@ from headstart.data.validity import check, nothing_usable
 from headstart.errors import BadData, BadSetting, HeadstartError, first_five
 from headstart.events import Progress
 from headstart.modalities.sniff import refusal
+from headstart.outcome import outcome
 from headstart.store import Store
 
 REFUSALS: Mapping[str, folder.Refusal] = {"image": refusal}  # by modality
@@ -104,12 +105,7 @@ def load_dataset(
         columns=columns,
         max_pixels=max_pixels,
     )
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            found: Survey = end.value
-            return found.dataset
+    return outcome(work).dataset
 
 
 def survey(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from headstart.data.archive import Readable
+from headstart.data.contents import content
 from headstart.events import Progress
+from headstart.machine import cores
 from headstart.modalities.look import FACTS, fingerprint, look
 from headstart.modalities.modality import Undecodable
 from headstart.shards import Rows
@@ -77,16 +78,12 @@ def look_at(
     done = len(files) - len(missing)
     if missing:
         yield Progress(what="photos looked at", done=done, total=len(files))
-        with closing(_look_at(files, missing, shelf, found, lost, max_pixels, workers or _cores())) as counts:
+        with closing(_look_at(files, missing, shelf, found, lost, max_pixels, workers or cores())) as counts:
             for count in counts:
                 yield Progress(what="photos looked at", done=done + count, total=len(files))
         store.trim(found.rows.paths)
     reasons = {id: reason for id in files if (reason := found.reasons.get(id) or lost.get(id))}
     return Looks(tuple(id for id in files if id in found.rows), reasons, found.rows)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(slots=True)
@@ -160,29 +157,9 @@ def _piece(files: Files, ids: Sequence[str], max_pixels: int | None) -> _Piece:
     piece = _Piece()
     for id in ids:
         try:
-            piece.rows[id] = look(_content(id, files[id]), max_pixels=max_pixels)
+            piece.rows[id] = look(content(id, files[id]), max_pixels=max_pixels)
         except Undecodable as problem:
             piece.reasons[id] = str(problem)
         except OSError as problem:
             piece.lost[id] = f"cannot be read: {problem.strerror or problem}"
     return piece
-
-
-def _content(id: str, places: Sequence[Readable]) -> bytes:
-    """The bytes that this id stands for.
-
-    Raises:
-        OSError: no place has them any more.
-    """
-    problem = OSError("no file")
-    for place in places:
-        try:
-            content = place.read_bytes()
-        except OSError as refusal:
-            problem = refusal
-            continue
-        # Other bytes under this id would be in the cache for good, and for every later data set.
-        if hashlib.blake2b(content, digest_size=16).hexdigest() == id:
-            return content
-        problem = OSError("it changed since the data set was read")
-    raise problem

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from headstart import pipeline
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
 from headstart.data.dataset import Dataset
 from headstart.errors import first_five
 from headstart.estimators.samples import BadSamples, Sample, dataset_of
 from headstart.features import extract
+from headstart.machine import cores
 from headstart.modalities.loading import load_modality
 from headstart.modalities.spec import Fit
 from headstart.networks.network import Network
+from headstart.outcome import outcome
 from headstart.store import Store
 
 LOADED = 4  # networks that are kept: a grid over backbones goes back and forth between them
@@ -58,14 +59,9 @@ class Opened:
             self.network.cuts[-1],
             modality=load_modality("image"),
             store=Store.default(),
-            workers=max(pipeline.cores(), self.network.concurrency),
+            workers=max(cores(), self.network.concurrency),
         )
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                features = end.value
-                break
+        features = outcome(work)
         lost = [f"{s.name} ({features.unreadable[s.id]})" for s in found if s.id in features.unreadable]
         if lost:
             raise BadSamples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ from headstart.estimators.embedding import Opened, opened
 from headstart.estimators.samples import BadSamples, Sample, dataset_of, samples
 from headstart.estimators.tuned import Tuned, tune
 from headstart.modalities.spec import Fit
-from headstart.probe import Probe, probe
+from headstart.outcome import outcome
 from headstart.probe import fit as fit_head
+from headstart.probe import probe
 
 if TYPE_CHECKING:
     from headstart.backbones.backbone import Backbone
@@ -170,7 +171,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 head = fit_head(rows, labels, k, strength=self.C, weights=weights)
             else:
                 ids = [sample.id for sample in found]
-                solved = _end(probe(rows, labels, ids, k, seed=seed, weights=weights))
+                solved = outcome(probe(rows, labels, ids, k, seed=seed, weights=weights))
                 head, self.C_ = solved.head, solved.strength
         self.coef_ = head.weights.T.astype(np.float64)
         self.intercept_ = head.bias.astype(np.float64)
@@ -278,15 +279,6 @@ def _of_pictures(tags: Any) -> Any:
     tags.input_tags.string = True
     tags.input_tags.sparse = False
     return tags
-
-
-def _end(path: Generator[Any, None, Probe]) -> Probe:
-    while True:
-        try:
-            next(path)
-        except StopIteration as end:
-            solved: Probe = end.value
-            return solved
 
 
 def _labels(y: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from keras import ops
 
 from headstart.errors import BadSetting
 from headstart.heads import Head, LinearHead, Native
+from headstart.machine import cores
 from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_engine import Compiled, Engine, Tensor, engine
 from headstart.networks.keras_graph import Piece, flattened, flops, grouped, learning, pieces, variables
@@ -161,7 +162,7 @@ class KerasNetwork:
         """The cores that this process may use, or 1 on a GPU."""
         if self._engine.accelerated:
             return 1
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores()
 
     def concurrent(self, workers: int) -> contextlib.AbstractContextManager[None]:
         """Nothing to prepare: the engines share their threads among callers."""

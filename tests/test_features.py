@@ -28,7 +28,7 @@ from headstart.errors import DiskFull
 from headstart.features import Features, extract
 from headstart.modalities.image import ImageModality
 from headstart.networks.network import Network
-from headstart.pipeline import CHUNK
+from headstart.runtimes.runtime import CHUNK
 from headstart.store import Store
 
 from .fake_network import MAP, POOLED, SPEC, FakeNetwork, fake_backbone

@@ -15,12 +15,14 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 
 # Who alone may import a library, and what for.
 OWNERS = {
-    "torch": ("networks/", "backbones/"),
+    "torch": ("networks/", "backbones/", "runtimes/"),
     "torchvision": ("networks/", "backbones/"),
     "transformers": ("networks/", "backbones/"),
-    "keras": ("networks/", "backbones/"),
+    "keras": ("networks/", "backbones/", "runtimes/"),
     "tensorflow": ("networks/", "backbones/"),
     "jax": ("networks/", "backbones/"),
+    "openvino": ("runtimes/",),
+    "nncf": ("runtimes/",),
     "accelerate": ("networks/",),
     "PIL": ("modalities/",),
     "cyclopts": ("cli.py",),
@@ -42,7 +44,7 @@ RANKS = [
     ),
     ("config.py", "places.py", "store.py", "modalities/"),
     ("data/", "networks/"),
-    ("backbones/", "evaluation/"),
+    ("backbones/", "evaluation/", "runtimes/"),
     ("features.py", "pipeline.py", "probe.py", "priors.py", "weighting.py"),
     ("training/",),
     ("runs.py",),

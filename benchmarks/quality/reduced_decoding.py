@@ -30,7 +30,7 @@ from headstart.machine import cores
 from headstart.modalities import image
 from headstart.modalities.image import ImageModality
 from headstart.networks.network import Network
-from headstart.pipeline import CHUNK
+from headstart.runtimes.runtime import CHUNK
 
 REPOSITORY = Path(__file__).parents[2]
 RESULT = REPOSITORY / "benchmarks" / "results" / "reduced_decoding.json"

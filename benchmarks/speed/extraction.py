@@ -27,7 +27,7 @@ from headstart.features import extract
 from headstart.machine import cores
 from headstart.modalities.image import ImageModality
 from headstart.networks.network import Network
-from headstart.pipeline import CHUNK
+from headstart.runtimes.runtime import CHUNK
 from headstart.store import Store
 
 REPOSITORY = Path(__file__).parents[2]

@@ -25,6 +25,7 @@ from headstart.networks.network import Network
 from headstart.pipeline import Readable
 from headstart.priors import Priors, parse, shares, shift
 from headstart.runs import Run
+from headstart.runtimes.runtime import Plain
 
 PLAIN: tuple[str, ...] = ("plain",)  # the photo as it is
 
@@ -61,7 +62,7 @@ class Answerer:
         decode = partial(self.modality.decode, spec=self.spec, reduced=reduced)
         rows: dict[int, Float[np.ndarray, "k"]] = {}
         failed: dict[int, str] = {}
-        for chunk in pipeline.run(paths, decode, self._probabilities, self.network, workers=workers):
+        for chunk in pipeline.run(paths, decode, Plain(self.network, self._probabilities), workers=workers):
             rows |= dict(zip(chunk.positions, chunk.values, strict=True))
             failed |= chunk.failed
             yield Progress(what="photos answered", done=len(rows) + len(failed), total=len(paths))

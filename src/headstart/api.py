@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
-from headstart.config import Device, Fit, Framework, Quality, Settings
+from headstart.config import Device, Fit, Framework, Precision, Quality, Settings
 from headstart.outcome import outcome
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def train(
     class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
+    precision: Precision | None = None,
+    workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run: ...
 
@@ -93,6 +95,8 @@ def train(
     class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
+    precision: Precision | None = None,
+    workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Plan: ...
 
@@ -125,6 +129,8 @@ def train(
     class_weights: ByClass | None = None,
     columns: str | None = None,
     max_pixels: int | None = None,
+    precision: Precision | None = None,
+    workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run | Plan:
     """Train a model on a folder of labelled photos, tune it and measure it on photos that it has never seen.
@@ -160,6 +166,8 @@ def train(
             and weight. Default: none.
         columns: Columns of a table, such as path=photo,label=species,group=patient. Default: by their names.
         max_pixels: Refuse photos of more pixels. Default: 178956970.
+        precision: Of the frozen part: fp32, bf16, int8 or auto, the fastest that agrees with fp32. Default: auto.
+        workers: Threads that read, decode and compute. Default: found by measuring.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -194,6 +202,8 @@ def train(
         class_weights=_by_class(class_weights),
         columns=columns,
         max_pixels=max_pixels,
+        precision=precision,
+        workers=workers,
     )
     from headstart.conductor import plan
     from headstart.conductor import train as work

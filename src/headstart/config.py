@@ -18,6 +18,7 @@ Quality = Literal["fast", "balanced", "best"]
 Framework = Literal["torch", "tensorflow", "jax"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 Fit = Literal["crop", "pad", "squash", "best"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 CODE = ("factory", "allow_code")  # settings that make code of others run: never on the word of a file
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
@@ -55,6 +56,8 @@ class Settings:
     class_weights: str | None = None  # none, balanced, or a file with a weight for each class
     columns: str | None = None  # of a table: path=COLUMN,label=COLUMN,split=...,group=...,weight=...
     max_pixels: int | None = None  # a photo of more is refused
+    precision: Precision = "auto"  # in which the frozen part is computed
+    workers: int | None = None  # threads that read, decode and compute
 
     @classmethod
     def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
@@ -272,4 +275,6 @@ _EXPECT: dict[str, _Expect] = {
     "class_weights": _text(),
     "columns": _text(),
     "max_pixels": _whole(1),
+    "precision": _one_of(get_args(Precision)),
+    "workers": _whole(1, 1024),
 }

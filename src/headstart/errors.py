@@ -34,6 +34,10 @@ class BadBackbone(HeadstartError):
     """The pre-trained network cannot be found, is damaged or is of another kind."""
 
 
+class BadRuntime(HeadstartError):
+    """What should run the network fast is missing, or cannot run this one."""
+
+
 class BadRun(HeadstartError):
     """The run folder cannot be written, is incomplete or is not a run."""
 

@@ -21,6 +21,9 @@ from headstart.data.dataset import Dataset
 from headstart.events import Progress
 from headstart.modalities.modality import Modality
 from headstart.networks.network import Cut, Network
+from headstart.runtimes import framework
+from headstart.runtimes.opening import open_runner
+from headstart.runtimes.runtime import Offer
 from headstart.shards import Rows
 from headstart.store import Found, Shelf, Store
 
@@ -49,9 +52,7 @@ class Features:
         return self._rows.take(ids)
 
 
-def fingerprint(
-    backbone: Backbone, network: Network, cut: Cut, modality: Modality, *, reduced: bool, view: int = 0
-) -> str:
+def fingerprint(backbone: Backbone, offer: Offer, cut: Cut, modality: Modality, *, reduced: bool, view: int = 0) -> str:
     """Changes with everything that decides about the numbers of an item's row, and with nothing else.
 
     That is: weights, preprocessing, decoding, the cut, the view, precision, and the engine with its version. Not the
@@ -64,9 +65,9 @@ def fingerprint(
         "decoding": modality.fingerprint(reduced=reduced),
         "cut": [cut.name, cut.after],
         "view": view,
-        "precision": "fp32",
-        "engine": network.engine,
-        "chunk": pipeline.CHUNK,  # engines choose their kernels by the shape of a batch
+        "precision": offer.precision,
+        "engine": offer.engine,
+        "chunk": offer.chunk,  # engines choose their kernels by the shape of a batch
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -82,6 +83,7 @@ def extract(
     reduced: bool = True,
     workers: int | None = None,
     view: int = 0,
+    offer: Offer | None = None,
 ) -> Generator[Progress, None, Features]:
     """Features of every item of the data set, of which only the missing ones are computed.
 
@@ -98,13 +100,15 @@ def extract(
         reduced: Allow a cheaper decoding that is nearly the same.
         workers: Threads that read, decode and compute; by default one a core.
         view: 0 is the plain middle of the photo; each other number is a view changed at random, the same every time.
+        offer: What runs the network; by default its own framework.
 
     Raises:
         DiskFull: the store has no room left.
         BadSetting: the store cannot be written.
     """
-    key = fingerprint(backbone, network, cut, modality, reduced=reduced, view=view)
-    shelf = store.shelf(key, _about(backbone, network, cut, modality, reduced=reduced, view=view))
+    offer = offer or framework.offer_of(network)
+    key = fingerprint(backbone, offer, cut, modality, reduced=reduced, view=view)
+    shelf = store.shelf(key, _about(backbone, offer, cut, modality, reduced=reduced, view=view))
     sources = _sources(dataset)
     found = shelf.find(sources)
     missing = [id for id in sources if id not in found.rows and id not in found.reasons]
@@ -115,8 +119,7 @@ def extract(
     if missing:
         store.trim(found.rows.paths)
         decode = partial(_view, modality=modality, backbone=backbone, reduced=reduced, view=view)
-        compute = partial(network.features, upto=cut)
-        chunks = pipeline.run(photos, decode, compute, network, workers=workers)
+        chunks = pipeline.run(photos, decode, open_runner(network, offer, cut), workers=workers)
         with closing(_keep(chunks, photos, shelf, found, store)) as counts:
             for count in counts:
                 yield Progress(what=what, done=done + count, total=len(sources))
@@ -130,7 +133,7 @@ def extract(
 
 
 def _about(
-    backbone: Backbone, network: Network, cut: Cut, modality: Modality, *, reduced: bool, view: int
+    backbone: Backbone, offer: Offer, cut: Cut, modality: Modality, *, reduced: bool, view: int
 ) -> dict[str, str | int]:
     return {
         "what": f"{backbone.name}, {cut.name}" + (f", view {view}" if view else ""),
@@ -140,7 +143,8 @@ def _about(
         "decoding": modality.fingerprint(reduced=reduced),
         "cut": cut.name,
         "view": view,
-        "engine": network.engine,
+        "engine": offer.engine,
+        "precision": offer.precision,
     }
 
 

@@ -19,9 +19,7 @@ from jaxtyping import Float, UInt8
 from headstart.data.archive import Readable as Readable
 from headstart.machine import cores
 from headstart.modalities.modality import Undecodable
-from headstart.networks.network import Network
-
-CHUNK = 4  # photos in one forward pass: on a CPU more is no faster, and memory grows with it
+from headstart.runtimes.runtime import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +34,7 @@ class Chunk:
 def run(
     paths: Sequence[Readable],
     decode: Callable[[bytes], UInt8[np.ndarray, "h w c"]],
-    compute: Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n ..."]],
-    network: Network,
+    runner: Runner,
     *,
     workers: int | None = None,
 ) -> Iterator[Chunk]:
@@ -45,8 +42,8 @@ def run(
 
     One shape, because a compiled network wants it, and because a row's bits must not depend on how many came with it.
     """
-    workers = workers or max(cores(), network.concurrency)
-    permits = threading.BoundedSemaphore(min(workers, network.concurrency))
+    workers = workers or max(cores(), runner.concurrency)
+    permits = threading.BoundedSemaphore(min(workers, runner.concurrency))
 
     def work(positions: range) -> Chunk:
         pictures: list[UInt8[np.ndarray, "h w c"]] = []
@@ -62,13 +59,14 @@ def run(
                 failed[position] = f"cannot be read: {problem.strerror or problem}"
         if not good:
             return Chunk((), np.empty((0,), np.float32), failed)
-        batch = np.stack(pictures + [pictures[-1]] * (CHUNK - len(pictures)))
+        batch = np.stack(pictures + [pictures[-1]] * (runner.chunk - len(pictures)))
         with permits:
-            values = compute(batch)
+            values = runner(batch)
         return Chunk(tuple(good), values[: len(good)], failed)
 
-    with network.concurrent(workers), ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
-        pieces = (range(first, min(first + CHUNK, len(paths))) for first in range(0, len(paths), CHUNK))
+    with runner.concurrent(workers), ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
+        size = runner.chunk
+        pieces = (range(first, min(first + size, len(paths))) for first in range(0, len(paths), size))
         waiting: deque[Future[Chunk]] = deque(
             pool.submit(work, piece) for piece in itertools.islice(pieces, 2 * workers)
         )

@@ -11,6 +11,7 @@ from headstart import pipeline
 from headstart.events import Decision, EpochEnded, Event, Note, StageEnded, Stepped
 from headstart.networks.network import Cut
 from headstart.runs import Run
+from headstart.runtimes.runtime import CHUNK, Plain
 from headstart.session import Session
 from headstart.training.batches import Order
 from headstart.training.loop import Position, Source, conclude, train
@@ -115,10 +116,10 @@ def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Ev
 
 def _pace(session: Session) -> float:
     """Seconds that one photo takes through the whole network, by a few dozen."""
-    paths = session.dataset.train.files[: 4 * pipeline.CHUNK]
+    paths = session.dataset.train.files[: 4 * CHUNK]
     decode = partial(session.modality.decode, spec=session.backbone.spec, reduced=True)
     began = time.monotonic()
-    for _ in pipeline.run(paths, decode, session.network.logits, session.network, workers=session.workers):
+    for _ in pipeline.run(paths, decode, Plain(session.network, session.network.logits), workers=session.workers):
         pass
     return (time.monotonic() - began) / len(paths)
 

@@ -13,6 +13,7 @@ from headstart.features import fingerprint
 from headstart.modalities.image import ImageModality
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Cut, Network
+from headstart.runtimes.framework import offer_of
 
 from ..fake_network import MAP, POOLED, SPEC, FakeNetwork, fake_backbone
 
@@ -40,7 +41,7 @@ def of(
 ) -> str:
     backbone = replace(fake_backbone(spec=spec, weights_hash=weights_hash), name=name)
     network = cast(Network, FakeNetwork(engine=engine))
-    return fingerprint(backbone, network, cut, modality or ImageModality(), reduced=reduced, view=view)
+    return fingerprint(backbone, offer_of(network), cut, modality or ImageModality(), reduced=reduced, view=view)
 
 
 @given(one=specs, other=specs, field=st.sampled_from([field.name for field in fields(InputSpec)]))

@@ -24,6 +24,7 @@ from headstart.modalities.loading import load_modality
 from headstart.model import Model
 from headstart.networks.network import Network
 from headstart.probe import assign_folds
+from headstart.runtimes.runtime import Plain
 from headstart.training.recipe import plan
 from headstart.training.sources import score
 from headstart.weighting import item_weights
@@ -62,7 +63,7 @@ class Tuned:
             self._network = network
         compute = partial(_answers, self._network, self.views, self.temperature)
         decode = partial(load_modality("image").decode, spec=backbone.spec, reduced=True)
-        chunks = list(pipeline.run([sample.source for sample in found], decode, compute, self._network))
+        chunks = list(pipeline.run([sample.source for sample in found], decode, Plain(self._network, compute)))
         lost = [f"{found[place].name} ({why})" for chunk in chunks for place, why in chunk.failed.items()]
         if lost:
             raise BadSamples(

@@ -108,6 +108,12 @@ class KerasNetwork:
         last = len(self._pieces)
         return (INPUT, *between, Cut("map", last), Cut("pooled", last))
 
+    @property
+    def _crossings(self) -> list[tuple[int, ...]]:
+        """The shape of one item at each cut after the input."""
+        between = [piece.crossing.shape[1:] for piece in self._pieces if piece.crossing is not None]
+        return [*between, self._pool.output_shape[1:]]
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The backbone's groups from input to output."""
@@ -175,6 +181,13 @@ class KerasNetwork:
         begin, end = self.cuts.index(start), self.cuts.index(upto)
         run = self._once("features", (begin, end), lambda: partial(self._between, start=begin, stop=end))
         return _array(self._engine.read([run(inputs)])[0])
+
+    def part(self, upto: Cut, start: Cut = INPUT) -> keras.Model:
+        """What lies between two cuts as a model: takes and gives what `features` does."""
+        begin, end = self.cuts.index(start), self.cuts.index(upto)
+        shape = self.input_shape if begin == 0 else self._crossings[begin - 1]
+        source = keras.Input(shape)
+        return keras.Model(source, self._between(source, begin, end))
 
     def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
         """The answers, in inference mode and fp32."""

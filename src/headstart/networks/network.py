@@ -118,6 +118,12 @@ class Network(Protocol):
     ) -> Float[np.ndarray, "n ..."]:
         """What crosses the cut `upto`, in inference mode. Rows do not depend on each other."""
 
+    def part(self, upto: Cut, start: Cut = INPUT) -> Any:
+        """The framework's own model of what lies between two cuts, for runtimes that convert or compile it.
+
+        It takes and gives what `features` does, on the same weights: PyTorch a module, Keras a model.
+        """
+
     @property
     def head_cut(self) -> Cut:
         """The cut that the head stands on."""

@@ -37,6 +37,7 @@ from headstart.networks.torch_adapters import (
 from headstart.networks.torch_graph import GroupOf, flops_of_groups, grouped, take_apart
 from headstart.networks.torch_modules import (
     ACTIVATIONS,
+    Between,
     ChannelsLastFlatten,
     Live,
     SeededDropout,
@@ -260,6 +261,10 @@ class TorchNetwork:
         with torch.inference_mode():
             crossing = self.model.between(self._tensor(inputs), self._position(start), self._position(upto))
         return _array(crossing)
+
+    def part(self, upto: Cut, start: Cut = INPUT) -> Between:
+        """What lies between two cuts as a module: `[n h w c]` or `[n d]` in and out, as `features` takes and gives."""
+        return Between(self.model, self._position(start), self._position(upto))
 
     def logits(self, inputs: Shaped[np.ndarray, "n ..."], start: Cut = INPUT) -> Float[np.ndarray, "n k"]:
         """The answers, in inference mode and fp32."""

@@ -154,6 +154,21 @@ class TransferModel(nn.Module):
         return logits
 
 
+class Between(nn.Module):
+    """What lies between two cuts: `[n h w c]`, `[n t d]` or `[n d]` in and out."""
+
+    def __init__(self, model: TransferModel, start: int, stop: int) -> None:
+        super().__init__()
+        self.model = model
+        self.start, self.stop = start, stop
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What crosses the second cut, in full precision."""
+        entering = inputs.permute(0, 3, 1, 2) if inputs.ndim == 4 else inputs
+        crossing = self.model.between(entering, self.start, self.stop)
+        return (crossing.permute(0, 2, 3, 1) if crossing.ndim == 4 else crossing).float()
+
+
 class Live(nn.Module):
     """The model as a training step sees it: no gradient below the first live group."""
 

@@ -17,6 +17,7 @@ from headstart.events import Event
 from headstart.features import Features, extract
 from headstart.modalities.modality import Modality
 from headstart.networks.network import INPUT, Cut, Network
+from headstart.runtimes.runtime import CHUNK, Plain
 from headstart.store import Store
 from headstart.training.batches import CachedBatches, Order, PhotoBatches
 from headstart.training.loop import Score, Source
@@ -127,7 +128,9 @@ def _judge_of_photos(shop: Workshop, photos: Dataset, weights: Weights) -> Judge
     decode = partial(shop.modality.decode, spec=shop.backbone.spec, reduced=True)
 
     def judge() -> Score:
-        chunks = list(pipeline.run(photos.files, decode, shop.network.logits, shop.network, workers=shop.workers))
+        chunks = list(
+            pipeline.run(photos.files, decode, Plain(shop.network, shop.network.logits), workers=shop.workers)
+        )
         for position, reason in ((p, r) for chunk in chunks for p, r in chunk.failed.items()):
             raise _unreadable(photos.items[position].path, reason)
         return _judged(shop.network, photos, np.concatenate([chunk.values for chunk in chunks]), weights)
@@ -143,7 +146,7 @@ def _judge_of_features(
     ids = [item.id for item in photos.items]
 
     def judge() -> Score:
-        pieces = [ids[first : first + pipeline.CHUNK] for first in range(0, len(ids), pipeline.CHUNK)]
+        pieces = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]
         logits = [network.logits(features.take(piece), cut) for piece in pieces]
         return _judged(network, photos, np.concatenate(logits), weights)
 

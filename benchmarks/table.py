@@ -17,6 +17,18 @@ INTRODUCTION = f"""# Benchmarks
 Each benchmark is a script in `speed/` or `quality/` that writes its figures to `results/`; this page is made from them
 by `python benchmarks/table.py`. Absolute times hold for the machine that they were measured on; compare ratios.
 
+## To run them
+
+A script says at its top what it takes, and with `--help` what may be changed. On two quiet cores:
+
+| command | minutes |
+|---|---|
+| `python benchmarks/speed/environments.py`, once: 4 GB of environments for them in `benchmarks/.environments` | 5 |
+| `python benchmarks/speed/against.py`: the PyTorch tutorial, fastai, scikit-learn | 13 |
+| `python benchmarks/speed/against.py --only pytorch` (or `fastai`, `sklearn`): one of them | 5 |
+| `python benchmarks/speed/against.py --only keras`: the VGG16 tutorial | 15 |
+| `python benchmarks/table.py`: this page | |
+
 {BEGIN}
 {END}
 """
@@ -73,5 +85,4 @@ def _cell(value: Any) -> str:
 
 if __name__ == "__main__":
     readme = HERE / "README.md"
-    page = readme.read_text(encoding="utf-8") if readme.exists() else INTRODUCTION
-    readme.write_text(filled(page, render(stored())), encoding="utf-8")
+    readme.write_text(filled(INTRODUCTION, render(stored())), encoding="utf-8")

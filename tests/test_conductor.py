@@ -206,7 +206,7 @@ def test_evaluating_on_photos_of_the_training_says_so(photos: Path, tmp_path: Pa
 def test_where_the_disk_has_no_room_for_views_every_epoch_computes_them_anew(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEADSTART_CACHE_LIMIT", "300KB")
+    monkeypatch.setenv("HEADSTART_CACHE_LIMIT", "20KB")
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     events, run = finish(conductor.train(settings(photos, tmp_path / "run", unfreeze=2, epochs=1)))
     assert [event.value for event in events if isinstance(event, Decision) and event.name == "views/tune"] == [0]

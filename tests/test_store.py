@@ -177,6 +177,31 @@ def test_the_least_recently_used_files_go_first_and_those_in_use_stay(store):
     assert [path.exists() for path in (oldest, used, recent)] == [False, True, False]
 
 
+def test_what_is_large_for_each_item_goes_before_what_every_run_begins_with(store):
+    pooled, maps = store.shelf("a" * 32, {"what": "pooled"}), store.shelf("b" * 32, {"what": "map, view 1"})
+    small = aged(put(pooled, *range(100)), 3 * 86400)
+    maps.add(ids_of(*range(100)), np.zeros((100, 20, 100), np.float32), maps.find([]))
+    (large,) = maps.folder.glob("*.npy")
+    aged(large, 7200)
+    store.limit_bytes = large.stat().st_size
+    store.trim()
+    assert [small.exists(), large.exists()] == [True, False]
+
+
+def test_what_somebody_reads_is_never_deleted_to_make_room(store, shelf):
+    paths = [aged(put(shelf, number), 900) for number in range(3)]
+    reading = shelf.find(ids_of(0, 1)).rows
+    for path in paths:
+        aged(path, 900)
+    store.limit_bytes = 0
+    store.trim()
+    assert [path.exists() for path in paths] == [True, True, False]
+    assert np.array_equal(reading.take(ids_of(1)), rows_of(1))
+    del reading
+    store.trim()
+    assert not any(path.exists() for path in paths)
+
+
 def test_only_what_does_not_fit_goes(store, shelf):
     files = [aged(put(shelf, number), 900 - number) for number in range(4)]
     store.limit_bytes = 2 * files[0].stat().st_size

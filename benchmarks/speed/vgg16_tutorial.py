@@ -1,12 +1,13 @@
 """Measure headstart against the VGG16 tutorial in plain Keras on TensorFlow, whole processes in turn.
 
-    python benchmarks/speed/vgg16_tutorial.py WEIGHTS [FOLDER] [--seeds 3]
+    python benchmarks/speed/vgg16_tutorial.py [WEIGHTS] [FOLDER] [--seeds 1] [--own 0]
 
 A fixed subset of FOLDER (flowers5): 96 photos a class to train, 24 to validate, the rest to test. Each seed is a round:
 the tutorial; what its work amounts to at least; headstart with the same head, optimizer and epochs, with an empty cache
 and then with a warm one; and headstart's own recipe. A process's time goes from its start to the end of training; all
 are tested afterwards, on the same photos, except that headstart's own recipe has its test within its time. Processor
-time is told beside it, since it hangs less on what else the machine does.
+time is told beside it, since it hangs less on what else the machine does. Plain Keras runs in an environment of its own
+(`environments.py`). A round takes about fifteen minutes on two cores, most of them the tutorial's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,10 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from environments import REPOSITORY, python_of
 
-REPOSITORY = Path(__file__).parents[2]
+from headstart.evaluation.metrics import wilson
+
 RESULT = REPOSITORY / "benchmarks" / "results" / "vgg16_tutorial.json"
 SCRIPTS = Path(__file__).parent / "tutorial"
+SHARED = REPOSITORY.parent / "shared"
+WEIGHTS = SHARED / "weights" / "keras" / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 PARTS = {"train": 96, "validation": 24}
 SCRIPT_OF = {
     "tutorial": "keras_vgg16",
@@ -39,8 +43,8 @@ SCRIPT_OF = {
 NAMES = {  # with the goal, in times faster than the tutorial
     "tutorial": ("plain Keras, the tutorial", None),
     "limit": ("plain Keras, one pass and ten epochs of the head alone", None),
-    "same": ("headstart, same head and epochs, empty cache", 6.5),
-    "again": ("headstart, the same again, warm cache", 20),
+    "same": ("headstart, same head and epochs, empty cache", 10),
+    "again": ("headstart, the same again, warm cache", 25),
     "own": ("headstart, its own recipe, test included", 1),
 }
 
@@ -60,18 +64,22 @@ def lay_out(folder: Path, place: Path) -> Path:
 
 def run(command: list[str], cache: Path) -> dict[str, Any]:
     """What a process tells, with its seconds to the end of training, and those that processors worked for it."""
-    began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.time()
     own = {**os.environ, "HEADSTART_CACHE": str(cache), "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own) as process:
-        out, err = process.communicate()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=own)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        lines, problem = out.read().splitlines(), err.read()
     if process.returncode:
-        sys.exit(err)
+        sys.exit(problem)
     found: dict[str, Any] = {}
-    for line in out.splitlines():
+    for line in lines:
         found |= json.loads(line) if line.startswith("{") else {}
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    whole = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"processor": whole, **found, "seconds": found.pop("trained", time.time()) - began}
+    whole = {"processor": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss / 1e3}
+    return {**whole, **found, "seconds": found.pop("trained", time.time()) - began}
 
 
 def own_recipe(data: Path, weights: Path, seed: int, place: Path) -> dict[str, float]:
@@ -92,7 +100,8 @@ def rounds(data: Path, weights: Path, seeds: int, own: int) -> Iterator[dict[str
             row = {}
             for name, script in SCRIPT_OF.items():
                 if seed == 0 or name != "limit":  # which is told for scale alone
-                    row[name] = run([sys.executable, str(SCRIPTS / f"{script}.py"), *asked], place / "cache")
+                    python = sys.executable if name in ("same", "again") else str(python_of("tensorflow"))
+                    row[name] = run([python, str(SCRIPTS / f"{script}.py"), *asked], place / "cache")
                     print(seed, name, row[name], flush=True)
             if seed < own:
                 row["own"] = own_recipe(data, weights, seed, place)
@@ -100,11 +109,19 @@ def rounds(data: Path, weights: Path, seeds: int, own: int) -> Iterator[dict[str
             yield row
 
 
-def rows(measured: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
-    """A row for each process."""
+def _interval(found: list[dict[str, float]], split: str, counts: dict[str, int]) -> tuple[float, float]:
+    """That of one test at the mean accuracy: other seeds are tested on the same photos."""
+    n = counts[split]
+    return wilson(round(statistics.mean(row[split] for row in found) * n), n)
+
+
+def rows(measured: list[dict[str, dict[str, float]]], counts: dict[str, int]) -> list[dict[str, Any]]:
+    """A row for each process; `counts`: photos of each split."""
     table = []
     for name, (called, goal) in NAMES.items():
         found = [row for row in measured if name in row]
+        if not found:
+            continue
         pairs = [(row["tutorial"], row[name]) for row in found]
         ratios = [theirs["seconds"] / ours["seconds"] for theirs, ours in pairs]
         told = [split for split in ("validation", "test") if split in found[0][name]]
@@ -120,28 +137,33 @@ def rows(measured: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
                     theirs["processor"] / ours["processor"] for theirs, ours in pairs
                 ),
                 **{f"{split} accuracy": statistics.mean(row[name][split] for row in found) for split in told},
+                **{f"{split}, 95 %": _interval([row[name] for row in found], split, counts) for split in told},
+                "photos/s": sum(counts[split] for split in PARTS)
+                / statistics.median(row[name]["seconds"] for row in found),
+                "peak memory, MB": max(row[name]["memory"] for row in found),
                 **{f"{split}, by seed": ", ".join(f"{row[name][split]:.3f}" for row in found) for split in told},
             }
         )
     return table
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help="VGG16's official weights without top")
-    parser.add_argument("folder", nargs="?", type=Path, default=REPOSITORY.parent / "shared" / "data" / "flowers5")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--own", type=int, default=3, help="seeds to measure headstart's own recipe with")
-    options = parser.parse_args()
+    parser.add_argument("weights", nargs="?", type=Path, default=WEIGHTS, help="VGG16's official weights without top")
+    parser.add_argument("folder", nargs="?", type=Path, default=SHARED / "data" / "flowers5")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--own", type=int, default=0, help="seeds to measure headstart's own recipe with")
+    options = parser.parse_args(arguments)
     measured: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as place:
         data = lay_out(options.folder.resolve(), Path(place))
+        counts = {split: sum(1 for _ in (data / split).glob("*/*")) for split in (*PARTS, "test")}
         for row in rounds(data, options.weights.resolve(), options.seeds, options.own):
             measured.append(row)
-            store(measured, options.folder.name)
+            store(measured, options.folder.name, counts)
 
 
-def store(measured: list[dict[str, dict[str, float]]], folder: str) -> None:
+def store(measured: list[dict[str, dict[str, float]]], folder: str, counts: dict[str, int]) -> None:
     """Write what is measured so far."""
     passes = statistics.median(row["limit"]["pass"] for row in measured if "limit" in row)
     head = statistics.median(row["limit"]["head"] for row in measured if "limit" in row)
@@ -153,7 +175,7 @@ def store(measured: list[dict[str, dict[str, float]]], folder: str) -> None:
         "the best's.",
         "limit": f"one forward pass of 600 photos ({passes:.1f} s) and ten epochs of the head ({head:.1f} s), in plain "
         "Keras; its row has the process and its imports too",
-        "rows": rows(measured),
+        "rows": rows(measured, counts),
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 

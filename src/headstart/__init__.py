@@ -1,7 +1,7 @@
 """Give a small labelled data set a pre-trained network's head start.
 
-One function a verb: `train`, `resume`, `predict`, `evaluate`, `audit`, `backbones`, `cache`; and the parts to do it in
-steps. Every name is loaded when it is first used, so importing headstart costs nothing and loads no framework.
+One function a verb: `train`, `resume`, `predict`, `evaluate`, `audit`, `rank`, `backbones`, `cache`; and the parts to
+do it in steps. Every name is loaded when it is first used, so importing headstart costs nothing and loads no framework.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headstart.api import cache as cache
     from headstart.api import evaluate as evaluate
     from headstart.api import predict as predict
+    from headstart.api import rank as rank
     from headstart.api import resume as resume
     from headstart.api import train as train
     from headstart.backbones.loading import load_backbone as load_backbone
@@ -36,6 +37,7 @@ _HOMES = {
     "predict": "headstart.api",
     "evaluate": "headstart.api",
     "audit": "headstart.api",
+    "rank": "headstart.api",
     "backbones": "headstart.api",
     "cache": "headstart.api",
     "load_dataset": "headstart.data.loading",

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from headstart.conductor import Plan
     from headstart.evaluation.evaluation import Evaluation
     from headstart.events import Event
+    from headstart.ranking.result import Ranking
     from headstart.runs import Run
     from headstart.store import CacheUsage
 
 Place = str | PathLike[str]
 ByClass = Place | Mapping[str, float]
+Names = str | Sequence[str]
+ByName = Mapping[str, Place] | Sequence[str]
 Seen = TypeVar("Seen", bound="Event")
 Result = TypeVar("Result")
 
@@ -140,13 +143,14 @@ def train(
     Args:
         data: Folder with one folder of photos a class, or with train, validation and test folders of such; or a zip
             or tar of one, or a table of paths and labels: CSV, TSV, JSON Lines or Parquet.
-        backbone: Pre-trained network to start from. Default: bundled/efficientnet_lite0.
+        backbone: Pre-trained network to start from; auto ranks those on this machine. Default:
+            bundled/efficientnet_lite0.
         out: Run folder to make; it must not exist yet. Default: a new folder under runs/.
         quality: fast solves a linear head, balanced also tunes the last groups, best tunes all. Default: balanced.
         time_limit: Stop tuning after so long: 90s, 10m, 1h30m, or seconds. Default: no limit.
         seed: Number that decides splits, order and augmentation. Default: 0.
         config: TOML file with any of these settings; a run's own config.toml will do.
-        dry_run: Only say what would be done; nothing is trained and nothing written.
+        dry_run: Only say what would be done and how long it would take here; nothing is trained, no run is made.
         head: New layers, such as "flatten, dense(1024, relu), dropout(0.5)". Default: linear, solved exactly.
         unfreeze: Number of the backbone's last groups to tune; 0 tunes none. Default: by quality.
         epochs: Passes over the training photos in each stage of tuning. Default: by quality.
@@ -323,6 +327,70 @@ def audit(
     return outcome(asked, on_event)
 
 
+def rank(
+    data: Place,
+    *,
+    backbones: Names | None = None,
+    weights: ByName | None = None,
+    time_limit: str | float | None = None,
+    seed: int = 0,
+    splits: Place | None = None,
+    columns: str | None = None,
+    size: int | None = None,
+    device: Device | None = None,
+    class_weights: ByClass | None = None,
+    max_pixels: int | None = None,
+    precision: Precision | None = None,
+    workers: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Ranking:
+    """Find out which backbone suits labelled photos: all by a few photos, the promising ones by ever more of them.
+
+    Each is judged by the exact linear head on its features, cross-validated on the training photos. Validation and test
+    photos are not looked at. What is computed is kept: train finds it when its turn comes.
+
+    Args:
+        data: Whatever train takes: a folder with one folder of photos a class, an archive or a table.
+        backbones: Names with commas between them, of any source. Default: all whose weights are on this machine.
+        weights: NAME=FILE gives a backbone weights of your own and ranks it too; may be given several times. Default:
+            those that its source knows.
+        time_limit: Stop after so long: 90s, 10m, 1h30m, or seconds. Default: no limit.
+        seed: Number that decides the split, as for train.
+        splits: A splits.csv of an earlier run, to use its splits again. Default: new splits from the seed.
+        columns: Columns of a table, such as path=photo,label=species,group=patient. Default: by their names.
+        size: Side of the square that enters the networks, in pixels. Default: each backbone's own.
+        device: Where to compute; auto takes the fastest there is. Default: auto.
+        class_weights: balanced counts each class alike; or a list such as ants=1,bees=3, or a CSV or JSON file of class
+            and weight. Default: none.
+        max_pixels: Skip photos of more pixels. Default: 178956970.
+        precision: Of the frozen part: fp32, bf16, int8 or auto, the fastest that agrees with fp32. Default: auto.
+        workers: Threads that read, decode and compute. Default: found by measuring.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        A line for each backbone with its accuracy, its paired difference to the best, its cost, and a verdict.
+
+    Raises:
+        HeadstartError: the data, a setting or a backbone that was named cannot be used.
+    """
+    settings = Settings.resolve(
+        data=_text(data),
+        time_limit=time_limit,
+        seed=seed,
+        splits=_text(splits),
+        columns=columns,
+        size=size,
+        device=device,
+        class_weights=_by_class(class_weights),
+        max_pixels=max_pixels,
+        precision=precision,
+        workers=workers,
+    )
+    from headstart.ranking.halving import rank as work
+
+    return outcome(work(settings, backbones, weights), on_event)
+
+
 def backbones(filter: str | None = None) -> list[Entry]:
     """List the pre-trained networks that can be used.
 
@@ -340,18 +408,19 @@ def backbones(filter: str | None = None) -> list[Entry]:
 def cache(*, clear: bool = False) -> CacheUsage:
     """Say where computed features are kept and how much room they take; they only save time and can be deleted.
 
+    Converted networks, unpacked archives and pictures of data sets without files lie there too.
+
     Args:
-        clear: Delete them. What a running training still uses is computed again.
+        clear: Delete it all. What a running training still uses is computed again.
 
     Returns:
         Place and size, after clearing where that was asked for.
     """
-    from headstart.store import Store
+    from headstart import caching
 
-    store = Store.default()
     if clear:
-        store.clear()
-    return store.usage()
+        caching.clear()
+    return caching.usage()
 
 
 def _by_class(given: ByClass | None) -> str | None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
+from headstart.choosing import Choices, Wanted
 from headstart.data.crops import crops
 from headstart.data.dataset import SPLITS, Dataset, Item
 from headstart.data.duplicates import Pair
@@ -22,7 +23,6 @@ from headstart.data.looking import Looks
 from headstart.data.matching import blank
 from headstart.evaluation.metrics import wilson
 from headstart.events import Event
-from headstart.features import extract
 from headstart.modalities.loading import load_modality
 from headstart.modalities.look import grey
 from headstart.store import Store
@@ -153,9 +153,15 @@ def _crops(found: Survey, backbone: Backbone, max_pixels: int | None) -> Generat
     network = backbone.build()
     network.to("auto")
     modality = load_modality("image", max_pixels=max_pixels)
-    features = yield from extract(
-        found.dataset, backbone, network, network.cuts[-1], modality=modality, store=Store.default()
+    wanted = Wanted(
+        dataset=found.dataset,
+        backbone=backbone,
+        network=network,
+        cut=network.cuts[-1],
+        modality=modality,
+        store=Store.default(),
     )
+    features = yield from Choices().features(wanted)
     known = {(pair.one, pair.other) for pair in found.pairs}
     pairs = crops(features.ids, features.take(features.ids), found.looks) if features.ids else []
     return [pair for pair in pairs if (pair.one, pair.other) not in known]

@@ -24,6 +24,7 @@ from headstart import api, output
 from headstart.audit_text import audit_text
 from headstart.display import Display
 from headstart.errors import DiskFull, HeadstartError
+from headstart.rank_text import rank_text
 
 Format = Literal["table", "csv", "json"]
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -135,16 +136,23 @@ def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
     """The types of the verb's parameters. Not of its result: to know that would load everything."""
     said = {name: hint for name, hint in verb.__annotations__.items() if name not in ("return", "on_event")}
     hints = get_type_hints(type("Hints", (), {"__annotations__": said, "__module__": verb.__module__}))
-    # A mapping of classes is for Python; a command line has a list or a file.
-    hints = {name: str | None if hint == api.ByClass | None else hint for name, hint in hints.items()}
+    # Mappings are for Python; a command line has a list or a file, and repeats an option.
+    plain: dict[Any, Any] = {api.ByClass | None: str | None, api.Names | None: _SEVERAL, api.ByName | None: _SEVERAL}
+    hints = {name: plain.get(hint, hint) for name, hint in hints.items()}
     return {
         name: Annotated[hint, Parameter(metavar=_METAVARS[hint])] if hint in _METAVARS else hint
         for name, hint in hints.items()
     }
 
 
+_SEVERAL = list[str] | None
 # How `--help` calls a value whose type would read badly there.
-_METAVARS: dict[Any, str] = {api.Place | None: "PATH", str | float | None: "DURATION", str | None: "TEXT"}
+_METAVARS: dict[Any, str] = {
+    api.Place | None: "PATH",
+    str | float | None: "DURATION",
+    str | None: "TEXT",
+    _SEVERAL: "TEXT",
+}
 
 
 _VERBS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
@@ -153,6 +161,7 @@ _VERBS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "predict": (api.predict, output.predictions_text),
     "evaluate": (api.evaluate, output.facts_text),
     "audit": (api.audit, audit_text),
+    "rank": (api.rank, rank_text),
     "backbones": (api.backbones, output.backbones_text),
     "cache": (api.cache, output.cache_text),
 }

@@ -12,84 +12,46 @@ import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 
 from headstart.answering import answerer, mixture_of
-from headstart.backbones.backbone import Backbone, OnProgress
-from headstart.backbones.loading import load_backbone
+from headstart.backbones.backbone import Backbone
+from headstart.choosing import check_precision
 from headstart.config import Settings
-from headstart.data.dataset import SPLITS, Dataset
-from headstart.data.loading import drop_unreadable, folder_of, load_labelled, survey
+from headstart.data.dataset import Dataset
+from headstart.data.loading import drop_unreadable, folder_of, load_labelled
+from headstart.dry_run import Plan as Plan
+from headstart.dry_run import plan as plan
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Evaluation
-from headstart.events import Event, Note, PhaseEnded, Progress, RunStarted, to_json
+from headstart.events import Compared, Event, Note, PhaseEnded, RunStarted, to_json
 from headstart.features import Features
 from headstart.framing import best_fit
-from headstart.judging import finish, frozen, measured, tuned
-from headstart.machine import cores
-from headstart.modalities.loading import load_modality
-from headstart.networks.network import HEAD, Cut, Network
+from headstart.judging import Finished, finish, frozen, measured, tuned
+from headstart.networks.network import Cut, Network
+from headstart.pace import predicted
+from headstart.preparing import (
+    fetched_backbone,
+    folder_for,
+    head_cut,
+    identity,
+    opened,
+    recipe_of,
+    staff,
+    surveyed,
+    without_files,
+)
 from headstart.probe import Probe, probe
-from headstart.runs import Run, check_new, default_path
+from headstart.ranking.auto import settled
+from headstart.runs import Run, check_new
 from headstart.session import Session
-from headstart.store import Store
 from headstart.training.recipe import FEW, Recipe
-from headstart.training.recipe import plan as plan_recipe
-from headstart.training.stages import learning_rates
 from headstart.tuning import improved, tune
-from headstart.weighting import item_weights, parse, told, written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run would do: printed by a dry run, before anything moves."""
-
-    settings: Settings
-    dataset: Dataset
-    backbone: str
-    fit: str  # how photos are brought to a square; best: to be chosen
-    recipe: Recipe
-    rates: dict[str, dict[str, float]]  # stage -> group -> rate
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries."""
-        return {
-            "data": self.settings.data,
-            "backbone": self.backbone,
-            "fit": self.fit,
-            "quality": self.settings.quality,
-            "classes": list(self.dataset.classes),
-            "photos": {split: len(self.dataset.only(split)) for split in SPLITS},
-            "skipped": len(self.dataset.skipped),
-            "recipe": self.recipe.to_tables(),
-            "rates": self.rates,
-        }
-
-
-def plan(settings: Settings) -> Generator[Event, None, Plan]:
-    """What `train` would do with these settings.
-
-    Raises:
-        HeadstartError: as `train`.
-    """
-    folder_of(settings.data, columns=settings.columns)
-    settings = _without_files(settings)
-    backbone = _backbone(settings)
-    check_new(_out(settings))
-    dataset = yield from _surveyed(settings)
-    network = backbone.build()
-    network.to(settings.device)
-    recipe = _planned(settings, dataset, network)
-    rates = {str(stage): learning_rates(stage, network.groups) for stage in recipe.stages}
-    fit = settings.fit or backbone.spec.fit
-    return Plan(settings=settings, dataset=dataset, backbone=backbone.name, fit=fit, recipe=recipe, rates=rates)
+from headstart.weighting import item_weights, told
 
 
 def train(settings: Settings) -> Generator[Event, None, Run]:
@@ -100,21 +62,27 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
     """
     began = time.monotonic()
     folder_of(settings.data, columns=settings.columns)  # before weights are downloaded for photos that are not there
-    settings = _without_files(settings)
-    backbone = yield from _fetched(settings)
-    out = _out(settings)
+    settings = without_files(settings)
+    named, choice = yield from settled(settings, began)
+    backbone = yield from fetched_backbone(named)
+    out = folder_for(settings)
     check_new(out)
     network = backbone.build()
     network.to(settings.device)
-    dataset = yield from _surveyed(settings)
-    _planned(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
+    check_precision(network, settings.precision)
+    before = time.monotonic()
+    dataset = yield from surveyed(settings)
+    looking = time.monotonic() - before
+    recipe_of(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
     if network.shard[0] == 0:
-        run = Run.create(out, settings, dataset, _identity(backbone))
-        return (yield from _conduct(run, backbone, network, began))
+        run = Run.create(out, settings, dataset, identity(backbone))
+        if choice is not None:
+            run.append(choice)
+        return (yield from _conduct(run, backbone, network, began, looking=looking))
     # Of several processes the first keeps the run; the others need one of their own, and throw it away.
     with tempfile.TemporaryDirectory() as private:
-        run = Run.create(Path(private, "run"), settings, dataset, _identity(backbone))
-        yield from _conduct(run, backbone, network, began)
+        run = Run.create(Path(private, "run"), settings, dataset, identity(backbone))
+        yield from _conduct(run, backbone, network, began, looking=looking)
     return Run(out)
 
 
@@ -148,7 +116,7 @@ def resume(path: Path, *, factory: str | None = None) -> Generator[Event, None, 
     began_with = run.backbone
     engine = began_with["about"].get("engine", settings.framework)
     same = replace(settings, backbone=began_with["name"], size=began_with["size"], framework=engine)
-    backbone = yield from _fetched(same)
+    backbone = yield from fetched_backbone(same)
     if backbone.weights_hash != run.backbone["weights_hash"]:
         yield Note(text="the backbone's weights are not those that the run began with: results will differ")
     network = backbone.build()
@@ -196,20 +164,13 @@ def evaluate(
 # ---- the way of a run
 
 
-def _conduct(run: Run, backbone: Backbone, network: Network, began: float) -> Generator[Event, None, Run]:
+def _conduct(
+    run: Run, backbone: Backbone, network: Network, began: float, *, looking: float = 0.0
+) -> Generator[Event, None, Run]:
     checkpoint = run.load_checkpoint()
     run.rewind(checkpoint[0]["events"] if checkpoint else 0)
-    session = Session(
-        run=run,
-        settings=run.settings,
-        backbone=backbone,
-        network=network,
-        modality=load_modality("image", max_pixels=run.settings.max_pixels),
-        dataset=run.dataset,
-        store=Store.default(),
-        workers=max(cores(), network.concurrency),
-        began=began - (checkpoint[0]["seconds"] if checkpoint else 0.0),
-    )
+    began -= checkpoint[0]["seconds"] if checkpoint else 0.0
+    session = opened(run, backbone, network, began, looking=looking)
     yield RunStarted(path=str(run.path))
     told = {_gist(event) for event in run.events}
     for event in _phases(session):
@@ -227,14 +188,17 @@ def _gist(event: Event) -> str:
 
 
 def _phases(session: Session) -> Iterator[Event]:
-    session.workers = int((yield from session.decide("workers", session.workers, "cores of this machine")))
-    cut = next(cut for cut in session.network.cuts if cut.name == _recipe(session).head.input)
+    cut = head_cut(_recipe(session), session.network)
+    yield from _forecast(session, cut)
     if session.settings.fit == "best":
-        if session.run.decision("fit") is None:
-            yield from _extract(session, session.network.cuts[-1])  # what cannot be read must be gone before it counts
-        yield from best_fit(session)
-        session.run.write_backbone(_identity(session.backbone))
-    features = yield from _extract(session, cut)
+        with session.timed("fit"):
+            if session.run.decision("fit") is None:
+                # What cannot be read must be gone before it counts.
+                yield from _extract(session, session.network.cuts[-1])
+            yield from best_fit(session)
+            session.run.write_backbone(identity(session.backbone))
+    with session.timed("features"):
+        features = yield from _extract(session, cut)
     yield PhaseEnded(name="features", seconds=session.seconds)
     recipe = _recipe(session)  # unreadable photos are gone by now
     session.run.write_recipe(recipe)
@@ -244,28 +208,63 @@ def _phases(session: Session) -> Iterator[Event]:
     if recipe.probe:
         # Tuning is compared on validation photos, so the head that it starts from must not have seen them.
         photos = session.dataset.train if recipe.stages else session.dataset.only("train", "validation")
-        solved = yield from _probe(session, features, photos, told=True)
+        with session.timed("probe"):
+            solved = yield from _probe(session, features, photos, told=True)
         session.network.set_head(solved.head, len(session.dataset.classes))
     else:
         session.network.set_head(recipe.head, len(session.dataset.classes), seed=session.settings.seed)
     yield from tune(session, recipe, cut)
 
+    with session.timed("evaluation"):
+        finished = yield from _shipped(session, recipe, features, solved)
+        yield PhaseEnded(name="training", seconds=session.seconds)
+        yield from finish(session, finished)
+    yield from _compared(session)
+
+
+def _forecast(session: Session, cut: Cut) -> Iterator[Event]:
+    """Tell what the run will do and take; a run that goes on keeps to what it began with."""
+    session.forecast = session.run.forecast
+    if session.forecast is not None:
+        session.took = {}  # what an earlier attempt has taken is not known by its phases
+        return
+    session.forecast = yield from predicted(session, _recipe(session), cut)
+    session.took["measuring"] = session.forecast.phases[len(session.took)].seconds
+    session.run.write_plan(session.forecast)
+    yield session.forecast.told
+
+
+def _compared(session: Session) -> Iterator[Event]:
+    """What the run has taken, beside what was predicted."""
+    forecast, whole, used = session.forecast, "start" in session.took, session.used
+    if forecast is None:
+        return
+    phases = session.took if whole else None
+    session.run.write_plan(forecast, {"seconds": used, "phases": phases})
+    if whole:
+        yield Compared(predicted=forecast.seconds, actual=used)
+
+
+def _shipped(
+    session: Session, recipe: Recipe, features: Features, solved: Probe | None
+) -> Generator[Event, None, Finished]:
+    """The tuned network where tuning has helped, and the frozen one where it has not."""
     if solved is None or improved(session.run):
-        finished = yield from tuned(session, recipe)
-    else:
-        if recipe.stages:
-            yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
-            solved = yield from _probe(session, features, session.dataset.only("train", "validation"), told=False)
-            _restart(session, solved)
-        finished = frozen(session, recipe, solved)
-    yield PhaseEnded(name="training", seconds=session.seconds)
-    yield from finish(session, finished)
+        return (yield from tuned(session, recipe))
+    if recipe.stages:
+        yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
+        solved = yield from _probe(session, features, session.dataset.only("train", "validation"), told=False)
+        _restart(session, solved)
+    return frozen(session, recipe, solved)
 
 
 def _extract(session: Session, cut: Cut) -> Generator[Event, None, Features]:
     """Features to learn from; photos that turn out to be unreadable leave the data set, with their reason."""
+    photos = session.dataset.only("train", "validation")
+    offer = yield from session.shop.choose(photos, cut)
+    yield from staff(session, photos, cut, offer)
     with session.network.leading():
-        features = yield from session.shop.features(session.dataset.only("train", "validation"), cut)
+        features = yield from session.shop.features(photos, cut)
     if not features.unreadable:
         return features
     session.dataset = drop_unreadable(session.dataset, features.unreadable, seed=session.settings.seed)
@@ -327,89 +326,4 @@ def _probe(session: Session, features: Features, photos: Dataset, *, told: bool)
 
 
 def _recipe(session: Session) -> Recipe:
-    return _planned(session.settings, session.dataset, session.network)
-
-
-def _planned(settings: Settings, dataset: Dataset, network: Network) -> Recipe:
-    """The recipe, refused where a stage asks for more groups than there are, or class weights fit to other classes."""
-    recipe = plan_recipe(
-        settings,
-        validation=len(dataset.validation),
-        groups=network.groups,
-        gpu="cuda" in network.engine,
-    )
-    for stage in recipe.stages:
-        rates = learning_rates(stage, network.groups)
-        if stage.lora:
-            network.check_adapters(set(rates) - {HEAD})
-    item_weights(dataset.train, parse(settings.class_weights))
-    return recipe
-
-
-def _surveyed(settings: Settings) -> Generator[Event, None, Dataset]:
-    """The photos, each looked at: what cannot be decoded is listed before a run folder exists."""
-    found = yield from survey(
-        settings.data,
-        seed=settings.seed,
-        splits=settings.splits,
-        columns=settings.columns,
-        max_pixels=settings.max_pixels,
-    )
-    return found.dataset
-
-
-def _without_files(settings: Settings) -> Settings:
-    """The same with what a file of class weights says: it may be another by the time that the run is resumed."""
-    return replace(settings, class_weights=written(parse(settings.class_weights)))
-
-
-def _identity(backbone: Backbone) -> dict[str, Any]:
-    return {
-        "name": backbone.name,
-        "size": backbone.spec.size,
-        "fit": backbone.spec.fit,
-        "weights_hash": backbone.weights_hash,
-        "licence": backbone.licence,
-        "framework": backbone.framework,
-        "about": dict(backbone.about),
-    }
-
-
-def _backbone(settings: Settings, on_progress: OnProgress | None = None) -> Backbone:
-    return load_backbone(
-        settings.backbone,
-        size=settings.size,
-        weights=settings.weights,
-        framework=settings.framework,
-        cut=settings.cut,
-        allow_code=settings.allow_code,
-        factory=settings.factory,
-        fit=None if settings.fit == "best" else settings.fit,
-        on_progress=on_progress,
-    )
-
-
-def _fetched(settings: Settings) -> Generator[Event, None, Backbone]:
-    """The backbone; while its weights are downloaded, how far that is. Leaving early stops the download."""
-    told: SimpleQueue[tuple[int, int | None] | None] = SimpleQueue()
-    left = False
-
-    def tell(there: int, of: int | None) -> None:
-        if left:
-            raise CancelledError
-        told.put((there, of))
-
-    with ThreadPoolExecutor(1, thread_name_prefix="backbone") as pool:
-        loading = pool.submit(_backbone, settings, tell)
-        loading.add_done_callback(lambda _: told.put(None))
-        try:
-            while (now := told.get()) is not None:
-                there, total = now
-                yield Progress(what="MB of weights", done=there >> 20, total=(total or there) >> 20)
-        finally:
-            left = True
-        return loading.result()
-
-
-def _out(settings: Settings) -> Path:
-    return Path(settings.out) if settings.out else default_path(settings.data)
+    return recipe_of(session.settings, session.dataset, session.network)

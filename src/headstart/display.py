@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from headstart.amounts import duration
 from headstart.events import (
     Accuracy,
+    Compared,
     Decision,
     EpochEnded,
     Event,
     Note,
     PhaseEnded,
+    Planned,
     Progress,
     RunStarted,
     StageEnded,
@@ -54,8 +57,29 @@ def sentence(event: Event) -> str | None:
         case StageEnded():
             kept = f"epoch {event.best} is kept" if event.best else "the weights from before it are kept"
             return f"stage {event.stage} ended after {event.epochs} epochs, {event.reason}; {kept}"
+        case Planned():
+            return _plan(event)
+        case Compared():
+            return f"done in {duration(event.actual)}; the plan said {duration(event.predicted)}"
         case Progress() | Stepped():
             return None
+
+
+def _plan(event: Planned) -> str:
+    limit = f", within a limit of {duration(event.limit)}" if event.limit is not None else ""
+    done = sum(phase["seconds"] for phase in event.phases if phase["done"])
+    lines = [f"plan: about {duration(event.seconds)} in all{limit}, of which {duration(done)} have passed"]
+    left = [phase for phase in event.phases if not phase["done"]]
+    wide = max((len(phase["name"]) for phase in left), default=0)
+    lines += [f"  {phase['name']:{wide}}  {duration(phase['seconds']):>11}  {_work(phase)}" for phase in left]
+    return "\n".join([*lines, *(f"  {change}" for change in event.changes)])
+
+
+def _work(phase: dict[str, Any]) -> str:
+    parts = [phase["work"]]
+    parts += [f"{phase['gflop']:,.0f} GFLOP"] if phase["gflop"] >= 1 else []
+    parts += [f"{phase['bytes'] / 1e6:,.1f} MB of cache"] if phase["bytes"] else []
+    return ", ".join(filter(None, parts))
 
 
 def _figures(event: EpochEnded) -> str:

@@ -111,7 +111,27 @@ class StageEnded:
     reason: str
 
 
-Stored = Note | Decision | PhaseEnded | Accuracy | StageStarted | EpochEnded | StageEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What the run will do and take, told before the work begins; `changes` are what a limit leaves out, and why."""
+
+    kind: ClassVar[str] = "planned"
+    phases: list[dict[str, Any]]  # name, seconds, work, gflop, bytes, done
+    seconds: float
+    limit: float | None = None
+    changes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """How long the run has taken, and what the plan had said."""
+
+    kind: ClassVar[str] = "compared"
+    predicted: float
+    actual: float
+
+
+Stored = Note | Decision | PhaseEnded | Accuracy | StageStarted | EpochEnded | StageEnded | Planned | Compared
 Event = Progress | RunStarted | Stepped | Stored
 STORED: tuple[type[Any], ...] = get_args(Stored)
 _BY_KIND: dict[str, type[Any]] = {event.kind: event for event in STORED}

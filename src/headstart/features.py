@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import overload
@@ -18,13 +18,14 @@ from headstart.backbones.backbone import Backbone
 from headstart.data.archive import Readable, reader
 from headstart.data.contents import content
 from headstart.data.dataset import Dataset
+from headstart.errors import DiskFull
 from headstart.events import Progress
-from headstart.modalities.modality import Modality
+from headstart.modalities.modality import Modality, Undecodable
 from headstart.networks.network import Cut, Network
 from headstart.runtimes import framework
 from headstart.runtimes.opening import open_runner
-from headstart.runtimes.runtime import Offer
-from headstart.shards import Rows
+from headstart.runtimes.runtime import Offer, Runner
+from headstart.shards import Rows, halved
 from headstart.store import Found, Shelf, Store
 
 RULES = 1  # part of the fingerprint: count up when the same settings begin to give other numbers
@@ -35,7 +36,7 @@ _VIEW = "headstart view"
 
 @dataclass(frozen=True)
 class Features:
-    """What crosses a cut for each item: float32 rows of `shape`, memory-mapped, and reasons where there is none."""
+    """What crosses a cut for each item: rows of `shape`, memory-mapped, and reasons where there is none."""
 
     ids: tuple[str, ...]  # of the items that have a row, each once, in the order of the data set
     fingerprint: str
@@ -44,19 +45,43 @@ class Features:
     _rows: Rows = field(repr=False)
 
     def take(self, ids: Sequence[str]) -> Float[np.ndarray, "n ..."]:
-        """A copy of the rows of these ids, in their order; only these are read.
+        """A float32 copy of the rows of these ids, in their order; only these are read.
 
         Raises:
             KeyError: an id has no row.
         """
         return self._rows.take(ids)
 
+    @property
+    def halves(self) -> bool:
+        """Whether float16 holds every row exactly."""
+        return self._rows.halves
 
-def fingerprint(backbone: Backbone, offer: Offer, cut: Cut, modality: Modality, *, reduced: bool, view: int = 0) -> str:
+    def copy(
+        self, ids: Sequence[str], to: Float[np.ndarray, "m ..."], places: Sequence[int] | range | None = None
+    ) -> None:
+        """Copy the rows of these ids to these places of an array, by default to its beginning.
+
+        Raises:
+            KeyError: an id has no row.
+        """
+        self._rows.copy(ids, to, places)
+
+
+def fingerprint(
+    backbone: Backbone,
+    offer: Offer,
+    cut: Cut,
+    modality: Modality,
+    *,
+    reduced: bool,
+    view: int = 0,
+    half: bool = False,
+) -> str:
     """Changes with everything that decides about the numbers of an item's row, and with nothing else.
 
-    That is: weights, preprocessing, decoding, the cut, the view, precision, and the engine with its version. Not the
-    place of a file, not a date, not a name.
+    That is: weights, preprocessing, decoding, the cut, the view, precision, rounding, and the engine with its version.
+    Not the place of a file, not a date, not a name.
     """
     parts = {
         "rules": RULES,
@@ -69,6 +94,11 @@ def fingerprint(backbone: Backbone, offer: Offer, cut: Cut, modality: Modality, 
         "engine": offer.engine,
         "chunk": offer.chunk,  # engines choose their kernels by the shape of a batch
     }
+    # Left out otherwise: what was kept before there was a choice is found again.
+    if half:
+        parts["rounded"] = "float16"
+    if offer.calibration:
+        parts["calibration"] = offer.calibration
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -84,6 +114,8 @@ def extract(
     workers: int | None = None,
     view: int = 0,
     offer: Offer | None = None,
+    runner: Callable[[], Runner] | None = None,
+    half: bool = False,
 ) -> Generator[Progress, None, Features]:
     """Features of every item of the data set, of which only the missing ones are computed.
 
@@ -101,13 +133,16 @@ def extract(
         workers: Threads that read, decode and compute; by default one a core.
         view: 0 is the plain middle of the photo; each other number is a view changed at random, the same every time.
         offer: What runs the network; by default its own framework.
+        runner: Gives what is opened already, when it is needed; by default the offer is opened.
+        half: Round what crosses to float16, which takes half the room; see `shards.halved`. What such an extraction
+            has written goes again when the disk is full: a stage can do without, and the run needs the room.
 
     Raises:
         DiskFull: the store has no room left.
         BadSetting: the store cannot be written.
     """
     offer = offer or framework.offer_of(network)
-    key = fingerprint(backbone, offer, cut, modality, reduced=reduced, view=view)
+    key = fingerprint(backbone, offer, cut, modality, reduced=reduced, view=view, half=half)
     shelf = store.shelf(key, _about(backbone, offer, cut, modality, reduced=reduced, view=view))
     sources = _sources(dataset)
     found = shelf.find(sources)
@@ -119,10 +154,16 @@ def extract(
     if missing:
         store.trim(found.rows.paths)
         decode = partial(_view, modality=modality, backbone=backbone, reduced=reduced, view=view)
-        chunks = pipeline.run(photos, decode, open_runner(network, offer, cut), workers=workers)
-        with closing(_keep(chunks, photos, shelf, found, store)) as counts:
-            for count in counts:
-                yield Progress(what=what, done=done + count, total=len(sources))
+        opened = runner() if runner is not None else open_runner(network, offer, cut)
+        chunks = pipeline.run(photos, decode, opened, workers=workers)
+        before = len(found.rows.paths)
+        try:
+            with closing(_keep(chunks, photos, shelf, found, store, half=half)) as counts:
+                for count in counts:
+                    yield Progress(what=what, done=done + count, total=len(sources))
+        except DiskFull:
+            shelf.drop(found.rows.paths[before:] if half else ())
+            raise
     return Features(
         ids=tuple(id for id in sources if id in found.rows),
         fingerprint=key,
@@ -132,11 +173,45 @@ def extract(
     )
 
 
+def missing(
+    dataset: Dataset,
+    backbone: Backbone,
+    cut: Cut,
+    offer: Offer,
+    *,
+    modality: Modality,
+    store: Store,
+    reduced: bool = True,
+    view: int = 0,
+    half: bool = False,
+) -> list[str]:
+    """The ids of what `extract` would compute with this offer; nothing is written, and files are not checked."""
+    sources = list(_sources(dataset))
+    key = fingerprint(backbone, offer, cut, modality, reduced=reduced, view=view, half=half)
+    known = store.known(key, sources)
+    return [id for id in sources if id not in known]
+
+
+def decoded(
+    dataset: Dataset, ids: Sequence[str], backbone: Backbone, modality: Modality, *, most: int, reduced: bool = True
+) -> UInt8[np.ndarray, "n h w c"]:
+    """The pictures of the first `most` of these photos that can be read."""
+    photos = _Photos(reader(dataset.root), _sources(dataset), ids)
+    pictures: list[UInt8[np.ndarray, "h w c"]] = []
+    for photo in photos:
+        if len(pictures) == most:
+            break
+        with suppress(OSError, Undecodable):
+            pictures.append(modality.decode(photo.read_bytes(), backbone.spec, reduced=reduced))
+    size = backbone.spec.size
+    return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
+
+
 def _about(
     backbone: Backbone, offer: Offer, cut: Cut, modality: Modality, *, reduced: bool, view: int
 ) -> dict[str, str | int]:
     return {
-        "what": f"{backbone.name}, {cut.name}" + (f", view {view}" if view else ""),
+        "what": ", ".join(filter(None, (backbone.name, cut.name, f"view {view}" if view else "", _few(offer)))),
         "backbone": backbone.name,
         "weights": backbone.weights_hash,
         "input": repr(backbone.spec),
@@ -146,6 +221,11 @@ def _about(
         "engine": offer.engine,
         "precision": offer.precision,
     }
+
+
+def _few(offer: Offer) -> str:
+    """The precision, where it is not full."""
+    return "" if offer.precision == "fp32" else offer.precision
 
 
 def _sources(dataset: Dataset) -> dict[str, tuple[str, ...]]:
@@ -209,7 +289,7 @@ def _view(
 
 
 def _keep(
-    chunks: Iterator[pipeline.Chunk], photos: _Photos, shelf: Shelf, found: Found, store: Store
+    chunks: Iterator[pipeline.Chunk], photos: _Photos, shelf: Shelf, found: Found, store: Store, *, half: bool
 ) -> Generator[int, None, None]:
     """Write what comes in shard by shard; tells how many photos are through.
 
@@ -220,7 +300,8 @@ def _keep(
     through = 0
     try:
         for chunk in chunks:
-            for position, row in zip(chunk.positions, chunk.values, strict=True):
+            values = halved(chunk.values) if half else chunk.values
+            for position, row in zip(chunk.positions, values, strict=True):
                 pending.rows[photos.ids[position]] = row
             for position, reason in chunk.failed.items():
                 if photos.ids[position] not in photos.lost:

@@ -75,6 +75,7 @@ def choose(
 
 def _features(session: Session, photos: Dataset, fit: Fit) -> Generator[Event, None, Features]:
     shop = replace(session.shop, backbone=fitted(session.backbone, fit))
+    yield from shop.choose(photos, session.network.cuts[-1])
     with session.network.leading():
         return (yield from shop.features(photos, session.network.cuts[-1]))
 

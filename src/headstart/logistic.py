@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from headstart.errors import Diverged
 from headstart.heads import LinearHead
+from headstart.machine import product_threads
 from headstart.minimise import Points, Values, dots, minimise
 
 # The largest norm of the gradient, as a share of the penalty's own gradient. The penalty makes the problem strongly
@@ -22,6 +23,9 @@ TOLERANCE = 1e-4
 CONSTANT = 1e-6  # a standard deviation below this share is rounding: the feature says nothing
 NEVER = -20.0  # logit of a class without items: its probability is below 1e-8
 CHUNK = 4096  # rows squared at a time
+# Multiplications in a matrix product below which one core does it: handing so short a product to threads takes longer
+# than it saves where other programs want the cores too, ten times longer with hundreds of photos.
+SHORT = 500_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,10 +88,12 @@ class Problems:
         totals = weights.sum(1)
         shares = (weights / totals[:, None]).astype(np.float32)
         features = inputs.rows[:, :-1]
-        mean, squares = shares @ features, np.zeros((len(weights), features.shape[1]), np.float32)
-        for start in range(0, len(labels), CHUNK):
-            part = slice(start, start + CHUNK)
-            squares += shares[:, part] @ np.square(features[part])
+        squares = np.zeros((len(weights), features.shape[1]), np.float32)
+        with product_threads(1 if weights.size * features.shape[1] < SHORT else None):
+            mean = shares @ features
+            for start in range(0, len(labels), CHUNK):
+                part = slice(start, start + CHUNK)
+                squares += shares[:, part] @ np.square(features[part])
         variance = squares - mean**2
         varies = variance > CONSTANT
         deviation = np.sqrt(np.where(varies, variance, 1))
@@ -118,7 +124,8 @@ class Problems:
             near: Bool[np.ndarray, "p"] = dots(gradients, gradients) <= (TOLERANCE * penalty) ** 2 * size
             return near
 
-        return minimise(lambda points: self.losses(points, penalty), start, done)
+        with product_threads(1 if start.size * len(self.labels) < SHORT else None):
+            return minimise(lambda points: self.losses(points, penalty), start, done)
 
     def losses(self, points: Points, penalty: Values) -> tuple[Values, Points]:
         """The penalised mean losses, and their gradients."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from headstart import plan_text as planned
+
 if TYPE_CHECKING:
     from headstart.answering import Prediction
     from headstart.backbones.backbone import Entry
@@ -47,6 +49,8 @@ def plain(value: Any) -> Any:
 def trained_text(result: Run | Plan) -> str:
     """How well a run does and where it lies, or what a plan would do."""
     facts = plain(result)
+    if "forecast" in facts:
+        return plan_text(facts)
     if "run" not in facts or "test" not in facts:
         return facts_text(facts)
     low, high = facts["accuracy_interval"]
@@ -61,6 +65,12 @@ def trained_text(result: Run | Plan) -> str:
         ("next", f"headstart predict {shlex.quote(facts['run'])} PHOTOS"),
     ]
     return columns(lines)
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """What a dry run found out: the facts, what each part takes, and what does not fit and why."""
+    parts = [columns(planned.facts(plan)), columns(planned.costs(plan)), "\n".join(planned.changes(plan))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _balanced(test: dict[str, Any]) -> str:
@@ -148,7 +158,9 @@ def cache_text(usage: CacheUsage) -> str:
         (shelf.what, str(shelf.items), _megabytes(shelf.bytes), f"{shelf.last_used:%Y-%m-%d %H:%M}")
         for shelf in usage.shelves
     ]
-    return f"{total}\n\n{columns(rows)}" if usage.shelves else total
+    beside = [("beside them", "size")] + [(each.what, _megabytes(each.bytes)) for each in usage.beside]
+    tables = [columns(table) for table in (rows, beside) if len(table) > 1]
+    return "\n\n".join([total, *tables])
 
 
 def _megabytes(count: int) -> str:

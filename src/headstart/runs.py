@@ -29,6 +29,7 @@ from headstart.data.splits import write_splits
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Answer, Evaluation
 from headstart.events import STORED, Decision, Event, Note, PhaseEnded, from_json, to_json
+from headstart.planning import Forecast
 from headstart.training.loop import Position, Score
 from headstart.training.recipe import Recipe
 from headstart.writing import room_for, whole, write_text
@@ -211,6 +212,20 @@ class Run:
     def _lines(self) -> list[str]:
         log = self.path / "events.jsonl"
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+    # ---- what it was to take, and took
+
+    def write_plan(self, predicted: Forecast, actual: Mapping[str, Any] | None = None) -> None:
+        """Write into `plan.json` what was predicted and, at the end, the actual seconds of each phase."""
+        self._write_json("plan.json", {"predicted": predicted.to_json(), "actual": actual})
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """What was predicted when the run began; None before."""
+        path = self.path / "plan.json"
+        if not path.exists():
+            return None
+        return Forecast.from_json(json.loads(path.read_text(encoding="utf-8"))["predicted"])
 
     # ---- checkpoints
 

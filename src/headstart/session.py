@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.backbones.backbone import Backbone
+from headstart.choosing import Choices
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
 from headstart.evaluation.metrics import wilson
 from headstart.events import Accuracy, Decision, Event
 from headstart.modalities.modality import Modality
 from headstart.networks.network import Network
+from headstart.planning import Forecast
 from headstart.runs import Run
 from headstart.store import Store
 from headstart.training.sources import Workshop
@@ -35,6 +38,12 @@ class Session:
     began: float  # when the command began: what a time limit counts from
     reserve: float = 0.0  # seconds that the work after training will take, once they can be told
     ready: float = field(default_factory=time.monotonic)  # when the manifest was finished: what is told counts from it
+    choices: Choices = field(init=False)  # what computes features
+    took: dict[str, float] = field(default_factory=dict)  # seconds of each phase so far
+    forecast: Forecast | None = None  # what it will take, once that was measured
+
+    def __post_init__(self) -> None:
+        self.choices = Choices(self.settings.precision, self.run.decision)
 
     @property
     def class_weights(self) -> ClassWeights:
@@ -52,6 +61,7 @@ class Session:
             workers=self.workers,
             seed=self.settings.seed,
             class_weights=self.class_weights,
+            choices=self.choices,
         )
 
     @property
@@ -63,6 +73,15 @@ class Session:
     def seconds(self) -> float:
         """Seconds since the manifest was finished."""
         return time.monotonic() - self.ready
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """While open, seconds count for the phase of this name."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took[name] = self.took.get(name, 0.0) + time.monotonic() - began
 
     def decide(self, name: str, value: Any, reason: str) -> Generator[Event, None, Any]:
         """A value of this machine or moment, or the one that an interrupted run has used."""

@@ -1,8 +1,8 @@
 """Keep rows of numbers with the ids that they belong to in immutable files, and copy single rows out of them.
 
-A shard is a `.npy` file of float32 `[n ...]` that any NumPy can open, followed by n ids of 16 bytes each. Its name
-tells a hash of the ids, n, and the CRC-32 of the whole content: the same rows written twice are one file, and damage
-is noticed on opening.
+A shard is a `.npy` file of float32 or float16 `[n ...]` that any NumPy can open, followed by n ids of 16 bytes each.
+Its name tells a hash of the ids, n, and the CRC-32 of the whole content: the same rows written twice are one file, and
+damage is noticed on opening.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from headstart.writing import whole
 
 ID_BYTES = 16
 OPEN = 256  # files that one `Rows` keeps mapped: each holds a file descriptor, of which many systems grant 1024
+LARGEST = 65504.0  # what float16 can hold
+SMALLEST = (
+    2.0**-8
+)  # of a row's largest number: below 2^-14 float16 counts in steps of 2^-24, as little of this as 2^-16
 _BLOCK = 1 << 20
 _PLACE_BITS = 20  # of a row within its file
 _NAME = re.compile(r"[0-9a-f]{16}-(\d+)-([0-9a-f]{8})\.(?:npy|json)")
@@ -36,16 +40,34 @@ def items_in(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def halved(rows: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
+    """The rows rounded to float16, and as float16 where that holds each of them.
+
+    Rounding changes a number by at most 2^-11 of itself, or by 2^-25 where it is smaller than 2^-14. A row stays as it
+    is where a number is not finite or beyond 65504, or where all are so small that 2^-25 would be much. Then all come
+    back as float32, the others rounded all the same: a row's numbers must not depend on the rows beside it.
+    """
+    flat = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+    size = np.maximum(flat.max(axis=1, initial=0.0), -flat.min(axis=1, initial=0.0))  # NaN stays NaN, and fits nowhere
+    fits = (size <= LARGEST) & ((size >= SMALLEST) | (size == 0))
+    if fits.all():
+        return rows.astype(np.float16)
+    mixed = np.array(rows, np.float32)
+    mixed[fits] = rows[fits].astype(np.float16)
+    return mixed
+
+
 def write_rows(folder: Path, ids: Sequence[str], rows: Float[np.ndarray, "n ..."]) -> Path:
-    """Write a shard, whole or not at all.
+    """Write a shard, whole or not at all: of float16 where the rows are, else of float32.
 
     Raises:
         DiskFull: there is no room; nothing is left behind.
     """
     header = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": rows.shape}
+    numbers = "<f2" if rows.dtype == np.float16 else "<f4"
+    shape = {"descr": numbers, "fortran_order": False, "shape": rows.shape}
     np.lib.format.write_array_header_1_0(header, shape)
-    content = np.ascontiguousarray(rows, dtype="<f4")
+    content = np.ascontiguousarray(rows, dtype=numbers)
     return write_blocks(folder, ids, [header.getvalue(), content.reshape(-1).view(np.uint8).data, _packed(ids)], ".npy")
 
 
@@ -93,11 +115,12 @@ def _packed(ids: Sequence[str]) -> bytes:
 
 
 class Rows:
-    """Float32 rows by id, copied out of memory-mapped shards when asked for; until then only their places are kept."""
+    """Rows by id, copied out of memory-mapped shards when asked for; until then only their places are kept."""
 
     def __init__(self) -> None:
         self.paths: list[Path] = []
         self.shape: tuple[int, ...] = ()  # of one row, once there is one
+        self.halves = True  # whether float16 holds every row
         self._place: dict[str, int] = {}  # the number of the shard, then of the row in it, in one number: it is small
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()  # the least recently used first
 
@@ -121,23 +144,36 @@ class Rows:
         self._keep(number, rows := _mapped(path))
         self.paths.append(path)
         self.shape = rows.shape[1:]
+        self.halves = self.halves and rows.dtype == np.float16
         for row, id in ids:
             self._place.setdefault(id, number << _PLACE_BITS | row)
 
     def take(self, ids: Sequence[str]) -> Float[np.ndarray, "n ..."]:
-        """A copy of the rows of these ids, in their order.
+        """A float32 copy of the rows of these ids, in their order.
 
         Raises:
             KeyError: there is no row of an id.
             BadData: another process deleted the shard.
         """
-        places = np.fromiter((self._place[id] for id in ids), np.int64, len(ids))
         taken = np.empty((len(ids), *self.shape), np.float32)
-        numbers = places >> _PLACE_BITS
-        for number in np.unique(numbers):
-            wanted = np.flatnonzero(numbers == number)
-            taken[wanted] = self._map(int(number))[places[wanted] & (1 << _PLACE_BITS) - 1]
+        self.copy(ids, taken)
         return taken
+
+    def copy(
+        self, ids: Sequence[str], to: Float[np.ndarray, "m ..."], places: Sequence[int] | range | None = None
+    ) -> None:
+        """Copy the rows of these ids to these places of an array, by default to its beginning.
+
+        Raises:
+            KeyError: there is no row of an id.
+            BadData: another process deleted the shard.
+        """
+        targets = places if places is not None else range(len(ids))
+        rows = np.fromiter((self._place[id] for id in ids), np.int64, len(ids))
+        # As they lie on the disk, which is then read forwards, each file once; one by one, which needs no memory.
+        for turn in rows.argsort().tolist():
+            number, row = divmod(int(rows[turn]), 1 << _PLACE_BITS)
+            to[targets[turn]] = self._map(number)[row]
 
     def _map(self, number: int) -> np.ndarray:
         rows = self._maps.pop(number, None)
@@ -152,8 +188,8 @@ class Rows:
 
 def _mapped(path: Path) -> np.ndarray:
     try:
-        rows: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        return rows
+        mapped: np.memmap = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped.view(np.ndarray)  # to take a row out of a memmap takes ten times as long
     except FileNotFoundError as problem:
         raise BadData(
             f"cached features {str(path)!r} were deleted while they were in use",

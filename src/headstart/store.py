@@ -7,7 +7,8 @@
         └── <…>-3-<…>.json   reasons why 3 items gave nothing
 
 Finished files never change and appear under their names whole, so any number of processes may share a store. The time
-of a file's last change is the time of its last use.
+of a file's last change is the time of its last use. Where room is needed, what is large for each item goes first and
+what was used last goes last: see `Store.trim`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from jaxtyping import Float
@@ -51,13 +53,22 @@ class ShelfUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What the cache folder holds of one other kind."""
+
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheUsage:
-    """Where the cache lies and what it takes; the most recently used shelf first."""
+    """Where the cache lies and what it takes, the most recently used shelf first; and what lies beside it."""
 
     root: Path
     bytes: int
     limit: int
     shelves: tuple[ShelfUsage, ...]
+    beside: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class Store:
     def __init__(self, root: Path, limit_bytes: int = DEFAULT_LIMIT) -> None:
         self.root = root
         self.limit_bytes = limit_bytes
+        self._used: WeakSet[Rows] = WeakSet()  # rows that somebody still reads
 
     @classmethod
     def default(cls) -> Store:
@@ -92,7 +104,18 @@ class Store:
             BadSetting: the folder cannot be written.
             DiskFull: there is no room.
         """
-        return Shelf(self.root / fingerprint, about)
+        return Shelf(self.root / fingerprint, about, self._used)
+
+    def known(self, fingerprint: str, ids: Collection[str]) -> set[str]:
+        """Which of these items the shelf of this fingerprint knows something of; its files are not checked."""
+        wanted, folder = set(ids), self.root / fingerprint
+        known: set[str] = set()
+        for path in _files(folder):
+            with suppress(OSError, ValueError):
+                known |= wanted.intersection(
+                    json.loads(path.read_bytes()) if path.suffix == ".json" else read_ids(path) or ()
+                )
+        return known
 
     def usage(self) -> CacheUsage:
         """What lies here, without reading any of it."""
@@ -100,10 +123,11 @@ class Store:
         shelves.sort(key=lambda shelf: shelf.last_used, reverse=True)
         return CacheUsage(self.root, sum(shelf.bytes for shelf in shelves), self.limit_bytes, tuple(shelves))
 
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes can be kept at once: in half of the limit, and in what is free on the disk."""
+    @property
+    def room(self) -> int:
+        """Bytes that may be asked for at once: half of the limit, or nine tenths of what is free on the disk."""
         folder = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
-        return size <= min(self.limit_bytes / 2, 0.9 * shutil.disk_usage(folder).free)
+        return int(min(self.limit_bytes / 2, 0.9 * shutil.disk_usage(folder).free))
 
     def clear(self) -> int:
         """Delete everything that this class wrote; how many bytes that were."""
@@ -116,8 +140,12 @@ class Store:
         return freed
 
     def trim(self, keep: Collection[Path] = ()) -> int:
-        """Delete the least recently used files until all fit into the limit, none of `keep`; the bytes deleted."""
-        kept = set(keep)
+        """Delete files until all fit into the limit, none of `keep` and none that is read; the bytes deleted.
+
+        What goes first is what was unused for longest, times its bytes an item: the activations of a stage are needed
+        by that stage and are fifty times as large as pooled features, which every run on the same photos begins with.
+        """
+        kept = {*keep, *(path for rows in list(self._used) for path in rows.paths)}
         now = time.time()
         freed = sum(
             _delete(path)
@@ -127,7 +155,7 @@ class Store:
         )
         files = [(*_stat(path), path) for folder in self._shelves() for path in _files(folder)]
         excess = sum(size for _, size, _ in files) - self.limit_bytes
-        for _, _, path in sorted(files):
+        for _, path in sorted(((_burden(now - used, size, path), path) for used, size, path in files), reverse=True):
             if excess <= 0:
                 break
             if path not in kept:
@@ -152,15 +180,17 @@ class Store:
 class Shelf:
     """A folder of finished files about items, all computed in the same way."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], used: WeakSet[Rows]) -> None:
         self.folder = folder
         self.about = dict(about)
+        self._used = used  # takes note of the rows that are given out
         self._make()
 
     def find(self, ids: Collection[str]) -> Found:
         """What is known of these items. A damaged file is deleted, and its items are simply not found."""
         wanted = set(ids)
         found = Found(Rows(), {})
+        self._used.add(found.rows)
         for path in _files(self.folder):
             # Any file may be deleted by another process at any moment: then it is not found.
             with suppress(FileNotFoundError, BadData):
@@ -182,6 +212,11 @@ class Shelf:
         with self._room(needed or rows.nbytes):
             path = write_rows(self.folder, ids, rows)
         found.rows.add(path, enumerate(ids))
+
+    def drop(self, paths: Collection[Path]) -> None:
+        """Delete files of this shelf, whoever reads them still."""
+        for path in paths:
+            _delete(path)
 
     def add_reasons(self, reasons: Mapping[str, str], found: Found) -> None:
         """Keep the reasons why items give nothing, so that they are not tried again.
@@ -246,6 +281,11 @@ def readable(size: int) -> str:
             break
         number, unit = number / 1000, larger
     return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
+def _burden(unused: float, size: int, path: Path) -> float:
+    """Seconds without use, times bytes an item."""
+    return max(1.0, unused) * size / max(1, items_in(path) or 0)
 
 
 def _bytes(text: str) -> int:

@@ -5,22 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from functools import partial
 
-from headstart import pipeline
 from headstart.events import Decision, EpochEnded, Event, Note, StageEnded, Stepped
 from headstart.networks.network import Cut
+from headstart.planning import RESERVE, fitted
 from headstart.runs import Run
-from headstart.runtimes.runtime import CHUNK, Plain
 from headstart.session import Session
-from headstart.training.batches import Order
 from headstart.training.loop import Position, Source, conclude, train
 from headstart.training.recipe import Recipe
-from headstart.training.sources import Judge, bytes_of_views, live_share, open_stage
-from headstart.training.stages import Stage, learning_rates
-from headstart.weighting import item_weights
+from headstart.training.sources import Judge, open_stage
+from headstart.training.stages import Stage
 
-RESERVE = 1.5  # how much longer than measured the final evaluation may take under a time limit
 CHECKPOINT_EVERY = 60.0  # seconds within an epoch; each epoch ends with one in any case
 
 
@@ -37,13 +32,14 @@ def tune(session: Session, recipe: Recipe, cut: Cut) -> Iterator[Event]:
         first = about["stage"]
         network.load_state(state)
     for number, planned in list(enumerate(recipe.stages))[first:]:
-        stage = yield from _fit_to_disk(session, planned, cut)
-        stage = yield from _fit_to_time(session, recipe, stage)
+        stage = yield from _fitted(session, planned)
         if not stage.epochs:
             yield Note(text=f"stage {stage} is left out: the time limit has no room for it")
         else:
-            source, judge = yield from open_stage(session.shop, stage, session.dataset, cut)
-            yield from _stage(session, number, stage, source, judge, position)
+            with session.timed(f"{stage} views"):
+                source, judge = yield from open_stage(session.shop, stage, session.dataset, cut)
+            with session.timed(f"{stage} epochs"):
+                yield from _stage(session, number, stage, source, judge, position)
         position = Position()
         run.save_checkpoint(number + 1, position, network.state(), session.used)
 
@@ -78,50 +74,29 @@ def improved(run: Run) -> bool:
     return any(isinstance(event, StageEnded) and event.best > 0 for event in run.events)
 
 
-def _fit_to_disk(session: Session, stage: Stage, cut: Cut) -> Generator[Event, None, Stage]:
-    """The stage without cached views where there is no room for them."""
-    needed = bytes_of_views(session.network, stage, session.dataset, cut)
-    views = stage.views if session.store.has_room(needed) else 0
-    if views != stage.views or session.run.decision(f"views/{stage}") is not None:
-        reason = (
-            f"cached views of stage {stage} need {needed / 1e9:.1f} GB: every epoch computes the frozen part instead"
-        )
-        views = yield from session.decide(f"views/{stage}", views, reason)
-    return replace(stage, views=views)
+def _fitted(session: Session, stage: Stage) -> Generator[Event, None, Stage]:
+    """The stage with as many epochs and kept views as time and disk have room for, in the precision that is faster.
 
-
-def _fit_to_time(session: Session, recipe: Recipe, stage: Stage) -> Generator[Event, None, Stage]:
-    """The stage with as many epochs as the time limit has room for: decided once, by counted work and measured pace."""
-    limit = session.settings.time_limit
-    if limit is None or stage.unfreeze == 0:
+    Decided once, by the costs that the plan was made of; only the clock has gone on since then.
+    """
+    limit, forecast = session.settings.time_limit, session.forecast
+    work = forecast.stage(str(stage)) if forecast is not None else None
+    if forecast is None or work is None:
         return stage
-    name = f"epochs/{stage}"
-    told = session.run.decision(name)
-    if told is None:
-        photo = _pace(session)
-        share = live_share(session.network, list(learning_rates(stage, session.network.groups)))
-        n = len(session.dataset.train)
-        weights = item_weights(session.dataset.train, session.class_weights)
-        sights = Order(n=n, batch_size=1, seed=0, stage="", weights=weights).sights
-        # A backward pass costs two forward passes of what is live; the frozen part runs once a view, or each epoch.
-        epoch = photo * sights * (3 * share + (0 if stage.views else 1 - share))
-        session.reserve = RESERVE * photo * len(session.dataset.only("validation", "test")) * len(recipe.views)
-        room = limit - session.used - session.reserve - photo * n * stage.views
-        fits = session.network.agree(float(min(stage.epochs, max(0, int(room / epoch)))))
-        reason = f"an epoch takes about {epoch:.0f} s and {max(0.0, room):.0f} s are left for training"
-        told = Decision(name=name, value=int(fits), reason=reason)
-        yield told
-    return replace(stage, epochs=int(told.value))
-
-
-def _pace(session: Session) -> float:
-    """Seconds that one photo takes through the whole network, by a few dozen."""
-    paths = session.dataset.train.files[: 4 * CHUNK]
-    decode = partial(session.modality.decode, spec=session.backbone.spec, reduced=True)
-    began = time.monotonic()
-    for _ in pipeline.run(paths, decode, Plain(session.network, session.network.logits), workers=session.workers):
-        pass
-    return (time.monotonic() - began) / len(paths)
+    session.reserve = RESERVE * forecast.evaluation if limit is not None else 0.0
+    timed = limit is not None and stage.unfreeze > 0
+    left = limit - session.used - session.reserve if limit is not None and timed else None
+    fit = fitted(work, room=session.store.room, seconds=left)
+    epochs, views = (int(session.network.agree(float(number))) for number in (fit.epochs, fit.views))
+    if timed:
+        reason = fit.change or f"{work.seconds(epochs, views):.0f} s of the {left:.0f} s that are left"
+        epochs = yield from session.decide(f"epochs/{stage}", epochs, reason)
+    if work.views and epochs:
+        views = yield from session.decide(f"views/{stage}", views, fit.why_views)
+    if work.why_precision and epochs:
+        precision = yield from session.decide(f"precision/{stage}", work.precision, work.why_precision)
+        stage = replace(stage, precision=precision if precision in session.network.precisions else None)
+    return replace(stage, epochs=int(epochs), views=int(views) if work.views else stage.views)
 
 
 def _late(session: Session) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from headstart.backbones.loading import load_backbone
+from headstart.errors import BadSetting
 from headstart.heads import Dense, Dropout, Head, LinearHead, Pool
 from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_backend import engines
@@ -297,6 +299,74 @@ def check_the_average_stands_in_and_goes_away(network: Network) -> None:
     assert not changed(before, network.weights())
 
 
+def check_a_rehearsal_leaves_no_trace(make: Callable[[], Network]) -> None:
+    """In each precision, of what is live and of what is not, before the first stage and within one."""
+    rehearsed, other = with_head(make()), with_head(make())
+    live = {HEAD: 1e-2, "top": 1e-2}
+    for rates, first in (({HEAD: 1e-2}, 0), (live, 2), ({HEAD: 1e-2}, 4)):
+        for precision in rehearsed.precisions:
+            seconds = rehearsed.rehearse(batch(0), {**live, "block2": 1e-3}, precision=precision)
+            assert seconds > 0
+        for network in (rehearsed, other):
+            network.thaw(rates)
+            steps(network, 1, first=first)
+        _same(rehearsed, other)
+        drawn = [np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()]  # type: ignore[index,union-attr]
+        for precision in rehearsed.precisions:
+            rehearsed.rehearse(batch(1), precision=precision)
+        assert drawn == [np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()]  # type: ignore[index,union-attr]
+        _same(rehearsed, other)
+        for network in (rehearsed, other):
+            steps(network, 1, first=first + 1)
+        _same(rehearsed, other)
+
+
+def check_a_stage_trains_in_its_precision_also_when_resumed(make: Callable[[], Network]) -> None:
+    """It is asked for at each thawing, also after the state is loaded; one that is not there is refused."""
+    live = {HEAD: 1e-2, "top": 1e-3}
+    found = {}
+    for precision in make().precisions:
+        whole = with_head(make())
+        whole.thaw(live, precision=precision)
+        steps(whole, 2)
+        state = whole.state()
+        steps(whole, 1, first=2)
+        resumed = with_head(make())
+        resumed.load_state(state)
+        resumed.thaw(live, precision=precision)
+        steps(resumed, 1, first=2)
+        assert not changed(whole.weights(), resumed.weights())
+        found[precision] = whole.weights()
+    if "bf16" in found:
+        assert changed(found["fp32"], found["bf16"]), "bf16 was asked for and fp32 was used"
+        far = [float(np.abs(found["fp32"][key] - found["bf16"][key]).max()) for key in found["fp32"]]
+        assert max(far) < 0.1
+    else:
+        with pytest.raises(BadSetting, match="bf16"):
+            whole.thaw(live, precision="bf16")
+
+
+def check_a_rehearsal_leaves_learnt_statistics(network: Network) -> None:
+    network.set_head(LAYERS, CLASSES, seed=1)
+    network.prepare(LEARNING)
+    network.thaw({HEAD: 1e-2, "top": 1e-2})
+    steps(network, 1)
+    weights, state = network.weights(), network.state()
+    network.rehearse(batch(1), {HEAD: 1e-2, "top": 1e-2, "block2": 1e-2}, precision="fp32")
+    assert not changed(weights, network.weights())
+    assert state.keys() == network.state().keys()
+    assert not changed(state, network.state())
+
+
+def _same(network: Network, other: Network) -> None:
+    assert network.moved == other.moved
+    assert not changed(other.weights(), network.weights())
+    assert network.state().keys() == other.state().keys()
+    assert not changed(other.state(), network.state())
+    with network.averaged(), other.averaged():
+        assert not changed(other.weights(), network.weights())
+
+
 LEARNING = Optimization(weight_decay=0.1, statistics="batch")
 
 
@@ -367,10 +437,13 @@ ON_ONE = (
     check_the_average_stands_in_and_goes_away,
     check_the_average_goes_on_from_weights_that_are_put_in,
     check_statistics_are_learnt_in_live_groups_alone,
+    check_a_rehearsal_leaves_learnt_statistics,
 )
 ON_SEVERAL = (
     check_resuming_equals_not_stopping,
     check_learnt_statistics_resume,
     check_padding_weighs_nothing,
     check_training_lowers_the_loss,
+    check_a_rehearsal_leaves_no_trace,
+    check_a_stage_trains_in_its_precision_also_when_resumed,
 )

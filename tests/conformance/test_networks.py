@@ -44,7 +44,7 @@ def test_groups_cover_every_tensor_of_the_backbone_once(name: str) -> None:
 class TrainingMode(TorchNetwork):
     """The fault of many: thawing a part puts the whole model into training mode."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
         super().thaw(rates)
         self.model.train()
 
@@ -52,7 +52,7 @@ class TrainingMode(TorchNetwork):
 class ParentInTrainingMode(TorchNetwork):
     """Subtler: only the thawed groups are put into training mode."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
         super().thaw(rates)
         for name in rates:
             (self.model.head if name == HEAD else self.model.backbone[name]).train()
@@ -61,18 +61,16 @@ class ParentInTrainingMode(TorchNetwork):
 class NothingFrozen(TorchNetwork):
     """`requires_grad` is forgotten, and the rate with it."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
         super().thaw({name: rates.get(name, 1e-3) for name in (*self.model.backbone, *rates)})
 
 
 class FreshOptimizer(TorchNetwork):
     """Unfreezing makes a new optimizer."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
-        moved = set(self._moved)
-        self.prepare(self._plan)
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
+        self.prepare(suite.PLAN)
         super().thaw(rates)
-        self._moved |= moved
 
 
 class ForgetfulState(TorchNetwork):
@@ -96,6 +94,37 @@ class ForgetfulState(TorchNetwork):
 def test_the_suite_finds_the_fault(fault: type[TorchNetwork], check: Any) -> None:
     with pytest.raises((AssertionError, KeyError)):
         check(suite.small_torch_network(fault))
+
+
+class Rehearsed(TorchNetwork):
+    """A rehearsal that trains."""
+
+    def rehearse(self, batch: Any, rates: Any = None, *, precision: Any) -> float:
+        if rates is not None:
+            self.thaw(rates)
+        self.read([self.step(batch, scale=1.0, key=0)])
+        return 1.0
+
+
+class AlwaysFull(TorchNetwork):
+    """The precision of a stage is forgotten."""
+
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
+        super().thaw(rates, adapter)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (Rehearsed, suite.check_a_rehearsal_leaves_no_trace),
+        (AlwaysFull, suite.check_a_stage_trains_in_its_precision_also_when_resumed),
+    ],
+)
+def test_the_suite_finds_the_fault_in_several(fault: type[TorchNetwork], check: Any) -> None:
+    if "bf16" not in suite.small_torch_network().precisions:
+        pytest.skip("this processor has no bf16")
+    with pytest.raises(AssertionError):
+        check(lambda: suite.small_torch_network(fault))
 
 
 def test_the_suite_finds_a_state_without_step_counts() -> None:

@@ -180,14 +180,14 @@ class InTrainingMode(KerasNetwork):
 class NeverFrozen(KerasNetwork):
     """`thaw` switches on and nothing off."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
         super().thaw({group.name: rates.get(group.name, 1e-3) for group in self.groups} | dict(rates))
 
 
 class ThawedAsAWhole(KerasNetwork):
     """A thawed group's normalisations are thawed with it."""
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, **more: Any) -> None:
         super().thaw(rates)
         for piece in self._pieces:
             for layer in piece.layers if piece.name in rates else ():

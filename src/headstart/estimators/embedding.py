@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from jaxtyping import Float
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.loading import load_backbone
+from headstart.choosing import Choices, Wanted
 from headstart.data.dataset import Dataset
 from headstart.errors import first_five
 from headstart.estimators.samples import BadSamples, Sample, dataset_of
-from headstart.features import extract
 from headstart.machine import cores
 from headstart.modalities.loading import load_modality
 from headstart.modalities.spec import Fit
@@ -34,6 +34,7 @@ class Opened:
 
     backbone: Backbone
     network: Network
+    choices: Choices = field(default_factory=Choices)  # what computes features: the same for every fold
 
     @property
     def width(self) -> int:
@@ -52,16 +53,15 @@ class Opened:
 
     def features_of(self, photos: Dataset, found: Sequence[Sample]) -> Float[np.ndarray, "n d"]:
         """The same for samples that are a data set already."""
-        work = extract(
-            photos,
-            self.backbone,
-            self.network,
-            self.network.cuts[-1],
+        wanted = Wanted(
+            dataset=photos,
+            backbone=self.backbone,
+            network=self.network,
+            cut=self.network.cuts[-1],
             modality=load_modality("image"),
             store=Store.default(),
-            workers=max(cores(), self.network.concurrency),
         )
-        features = outcome(work)
+        features = outcome(self.choices.features(wanted, workers=max(cores(), self.network.concurrency)))
         lost = [f"{s.name} ({features.unreadable[s.id]})" for s in found if s.id in features.unreadable]
         if lost:
             raise BadSamples(

@@ -29,13 +29,8 @@ try:
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
-    from threadpoolctl import threadpool_limits
 except ImportError as problem:
     raise BadSetting("scikit-learn is not installed", fix='pip install "headstart[sklearn]"') from problem
-
-# Numbers in features times classes below which one thread solves a head: products so small take the threads of a
-# linear algebra library longer to share than to compute, ten times longer where other programs want the cores too.
-SMALL = 20_000_000
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -166,13 +161,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         rows, k = backbone.features(found), len(self.classes_)
         self.C_ = self.C
-        with threadpool_limits(1 if rows.size * k < SMALL else None, user_api="blas"):
-            if self.C is not None:
-                head = fit_head(rows, labels, k, strength=self.C, weights=weights)
-            else:
-                ids = [sample.id for sample in found]
-                solved = outcome(probe(rows, labels, ids, k, seed=seed, weights=weights))
-                head, self.C_ = solved.head, solved.strength
+        if self.C is not None:
+            head = fit_head(rows, labels, k, strength=self.C, weights=weights)
+        else:
+            ids = [sample.id for sample in found]
+            solved = outcome(probe(rows, labels, ids, k, seed=seed, weights=weights))
+            head, self.C_ = solved.head, solved.strength
         self.coef_ = head.weights.T.astype(np.float64)
         self.intercept_ = head.bias.astype(np.float64)
 

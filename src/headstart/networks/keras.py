@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,18 @@ from keras import ops
 
 from headstart.errors import BadSetting
 from headstart.heads import Head, LinearHead, Native
-from headstart.machine import cores
+from headstart.machine import cores, keep_freed_memory
 from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_engine import Compiled, Engine, Tensor, engine
-from headstart.networks.keras_graph import Piece, flattened, flops, grouped, learning, pieces, variables
+from headstart.networks.keras_graph import Piece, flattened, flops, grouped, learning, pieces, pooling
 from headstart.networks.keras_head import input_of, top
 from headstart.networks.keras_losses import Criterion, Measures, cross_entropy, given, measures
 from headstart.networks.keras_native import FILE, joined, preprocessing, write
-from headstart.networks.keras_optimizer import rated
-from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own
+from headstart.networks.keras_optimizer import clipped, rated
+from headstart.networks.keras_weights import Named, copy_of, named_in, switch, thaw, value_of
+from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own, StepPrecision
+from headstart.networks.rehearsal import lowest
 from headstart.writing import whole
-
-
-@dataclass(frozen=True, eq=False)
-class Named:
-    """A weight or statistic under the name that it has in files. Layers' own names count up within a process."""
-
-    name: str
-    group: str
-    variable: keras.Variable
-    parameter: bool  # whether training may move it; statistics are not moved by gradients
 
 
 class KerasNetwork:
@@ -55,15 +46,16 @@ class KerasNetwork:
     def __init__(
         self, model: keras.Model, *, spec: InputSpec, groups: str | None = None, on: Engine | None = None
     ) -> None:
+        keep_freed_memory()
         self.spec = spec
         self.traces = 0  # how often a training step was compiled
         self._engine = on or engine()
         self.backbone = flattened(model)
         self._pieces = grouped(pieces(self.backbone), groups)
         self._preprocess = preprocessing(spec)
-        self._pool = _pooling(self.backbone)
+        self._pool = pooling(self.backbone)
         self._steps = self._between_cuts()
-        self._body = [named for piece in self._pieces for named in _named(f"backbone.{piece.name}", piece)]
+        self._body = [named for piece in self._pieces for named in named_in(f"backbone.{piece.name}", piece)]
         self._head: Any = None
         self._head_named: list[Named] = []
         self._head_input = len(self._steps)
@@ -76,12 +68,13 @@ class KerasNetwork:
         self._weights: list[Named] = []  # what the optimizer has slots for
         self._one_loss = False  # whether the user's loss gives one number for all items of a batch
         self._rates: dict[str, float] = {}
+        self._precision: StepPrecision = "fp32"
         self._counts: dict[str, int] = {}  # steps that each group has made
         self._moved: set[str] = set()  # groups that have ever been live
         self._average: dict[str, keras.Variable] = {}
         self._average_steps = 0
         for piece in self._pieces:
-            _switch(piece.layers, False)
+            switch(piece.layers, False)
         self._engine.place([named.variable for named in self._body])
 
     # ---- what it is made of
@@ -229,7 +222,7 @@ class KerasNetwork:
         self._head_input = len(self._steps) - (input_of(head) == "map")
         shape = self._pool.output.shape if self._head_input == len(self._steps) else self.backbone.output_shape
         self._head = top(head, shape[1:], classes, seed=seed)
-        self._head_named = _named(HEAD, Piece(HEAD, self._head.layers))
+        self._head_named = named_in(HEAD, Piece(HEAD, self._head.layers))
         self._engine.place([*(named.variable for named in self._head_named), *self._seeds])
         self._compiled = {key: run for key, run in self._compiled.items() if key[0] == "features"}
         self._forget()
@@ -319,30 +312,41 @@ class KerasNetwork:
             fix="leave adapt out, or take a PyTorch transformer such as timm/vit_small_patch16_224",
         )
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    @property
+    def precisions(self) -> tuple[StepPrecision, ...]:
+        """bf16 too, where TensorFlow computes on a processor that multiplies in it."""
+        return ("fp32", "bf16") if self._engine.has_bf16 else ("fp32",)
+
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, *, precision: StepPrecision | None = None) -> None:
         """Let exactly these groups train at these rates; slots, and compiled steps of the same groups, are kept.
 
         Raises:
-            BadSetting: adapters are wanted, which are for PyTorch backbones.
+            BadSetting: adapters are wanted, which are for PyTorch backbones; or another precision than fp32.
         """
+        if precision is not None:
+            self._check_precision(precision)
         if adapter:
             self.check_adapters(rates)
         if self._optimizer is None:
             self.prepare(self._plan, self._own)
-        for piece in self._pieces:
-            if piece.name in rates:
-                _switch(piece.layers, True) if self._plan.statistics == "batch" else _thaw(piece.layers)
-            else:
-                _switch(piece.layers, False)
-        _switch(self._head.layers, HEAD in rates)  # a normalisation in the head is new: it has statistics to learn
-        self._rates = dict(rates)
+        self._rates, self._precision = dict(rates), precision or "fp32"
+        self._switch_groups()
         self._moved |= set(rates)
         if self._plan.average:
             with self._engine.scope():
                 for named in self._live:
                     if named.name not in self._average:
-                        self._average[named.name] = _copy_of(named.variable)
+                        self._average[named.name] = copy_of(named.variable)
             self._engine.place(list(self._average.values()))
+
+    def _switch_groups(self) -> None:
+        for piece in self._pieces:
+            if piece.name in self._rates:
+                switch(piece.layers, True) if self._plan.statistics == "batch" else thaw(piece.layers)
+            else:
+                switch(piece.layers, False)
+        # A normalisation in the head is new: it has statistics to learn. Before the first stage, the head is free.
+        switch(self._head.layers, HEAD in self._rates or not self._rates)
 
     @property
     def _live(self) -> list[Named]:
@@ -351,12 +355,12 @@ class KerasNetwork:
     def step(self, batch: Batch, *, scale: float, key: int) -> Tensor:
         """One update; the loss stays on the device."""
         start = self.cuts.index(batch.start)
-        name = ("step", start, frozenset(self._rates))
+        name = ("step", start, frozenset(self._rates), self._precision)
         if name not in self._compiled:
             self._compiled[name] = self._compile_step(start)
         self._average_steps += 1
         batch = _divisible(batch, self._engine.devices)
-        loss = self._compiled[name](
+        given = (
             batch.inputs,
             batch.labels.astype(np.int32),
             batch.weights.astype(np.float32),
@@ -366,6 +370,8 @@ class KerasNetwork:
             # A short memory at first: a long one would hold on to the weights from before training.
             np.float32(min(self._plan.average, (1 + self._average_steps) / (10 + self._average_steps))),
         )
+        with self._engine.multiplying_in_bf16(self._precision == "bf16"):
+            loss = self._compiled[name](*given)
         if self._one_loss and np.ptp(batch.weights[batch.weights > 0]) > 1e-9:
             raise BadSetting(
                 "the loss gives one number for a whole batch, so that pictures cannot count by their weights",
@@ -374,6 +380,55 @@ class KerasNetwork:
         for group in self._rates:
             self._counts[group] = self._counts.get(group, 0) + 1
         return loss
+
+    def _check_precision(self, precision: StepPrecision) -> None:
+        if precision not in self.precisions:
+            raise BadSetting(
+                f"training in {precision} is not possible on {self._engine.name}",
+                fix=f"use {' or '.join(self.precisions)}",
+            )
+
+    def rehearse(self, batch: Batch, rates: Mapping[str, float] | None = None, *, precision: StepPrecision) -> float:
+        """Seconds that a step on such a batch takes once it is warm; everything is put back as it was."""
+        self._check_precision(precision)
+        before = self._precision
+        held = (
+            self._optimizer,
+            self._weights,
+            self._rates,
+            self._counts,
+            self._moved,
+            self._average,
+            self._average_steps,
+        )
+        self._counts, self._moved, self._average = dict(self._counts), set(self._moved), dict(self._average)
+        try:
+            if rates is not None:
+                self.thaw(rates)
+            self._precision = precision
+            with self._kept():
+                return lowest(lambda: self.read([self.step(batch, scale=1.0, key=0)]))
+        finally:
+            if self._optimizer is not held[0]:
+                self._forget()  # its compiled steps with it
+            self._optimizer, self._weights, self._rates, self._counts, self._moved = held[:5]
+            self._average, self._average_steps = held[5:]
+            self._precision = before
+            self._switch_groups()
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What steps change is put back, to the bit."""
+        named = self._of({*self._rates, HEAD})
+        slots = [*self._slots([each for each in named if each.parameter]), *self._free_slots]
+        changing = [*(each.variable for each in named), *slots, *self._average.values(), *self._seeds]
+        values = [value_of(variable) for variable in changing]
+        try:
+            yield
+        finally:
+            for variable, value in zip(changing, values, strict=True):
+                variable.assign(value)
+            self._engine.place(changing)
 
     def _compile_step(self, start: int) -> Compiled:
         live, optimizer, seeds = self._live, self._optimizer, self._seeds
@@ -397,7 +452,7 @@ class KerasNetwork:
 
             value, gradients = self._engine.gradients(loss, weights, statistics)
             if clip:
-                gradients = _clipped(gradients, clip)
+                gradients = clipped(gradients, clip)
             optimizer.pace.rates, optimizer.pace.counts = rates, counts
             optimizer.apply(gradients, weights)
             for average, weight in zip(averages, weights, strict=bool(averages)):
@@ -442,7 +497,7 @@ class KerasNetwork:
         for named in self._all:
             if named.name in self._average:
                 average = self._average[named.name]
-                weight, mean = _values(named.variable), _values(average)
+                weight, mean = value_of(named.variable), value_of(average)
                 named.variable.assign(mean)
                 average.assign(weight)
 
@@ -450,7 +505,7 @@ class KerasNetwork:
 
     def weights(self) -> dict[str, np.ndarray]:
         """Every parameter and statistic of backbone and head by name, copied."""
-        return {named.name: _values(named.variable) for named in self._all}
+        return {named.name: value_of(named.variable) for named in self._all}
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Put such weights back; names and shapes must match exactly.
@@ -474,13 +529,13 @@ class KerasNetwork:
         assert self._optimizer is not None, "prepare before asking for the state"
         kept: dict[str, np.ndarray] = {"average_steps": np.array(self._average_steps)}
         kept |= {f"count/{group}": np.array(count) for group, count in self._counts.items()}
-        kept |= {f"free/{place}": _values(variable) for place, variable in enumerate(self._free_slots)}
+        kept |= {f"free/{place}": value_of(variable) for place, variable in enumerate(self._free_slots)}
         for named in self._of(self._moved):
-            kept[f"weight/{named.name}"] = _values(named.variable)
+            kept[f"weight/{named.name}"] = value_of(named.variable)
             if named.name in self._average:
-                kept[f"average/{named.name}"] = _values(self._average[named.name])
+                kept[f"average/{named.name}"] = value_of(self._average[named.name])
             for place, slot in enumerate(self._slots([named])):
-                kept[f"slot/{place}/{named.name}"] = _values(slot)
+                kept[f"slot/{place}/{named.name}"] = value_of(slot)
         return kept
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -499,7 +554,7 @@ class KerasNetwork:
                 self._moved.add(by_name[name].group)
             elif what == "average":
                 with self._engine.scope():
-                    self._average[name] = _copy_of(by_name[name].variable)
+                    self._average[name] = copy_of(by_name[name].variable)
                 self._average[name].assign(value)
             elif what == "slot":
                 place, _, name = name.partition("/")
@@ -521,56 +576,12 @@ class KerasNetwork:
         return self._head(self._pool(found) if self._head_input == len(self._steps) else found)
 
 
-def _named(prefix: str, piece: Piece) -> list[Named]:
-    """The piece's variables under names that do not hang on how many layers the process has made before."""
-    found: list[Named] = []
-    for place, layer in enumerate(_once_each(piece.layers)):
-        _switch([layer], True)
-        moving = {id(variable) for variable in layer.trainable_variables}
-        for variable in variables(layer):
-            name = f"{prefix}.{place:02}.{variable.name}"
-            twins = sum(named.name == name or named.name.startswith(f"{name}~") for named in found)
-            full = f"{name}~{twins + 1}" if twins else name
-            found.append(Named(full, piece.name, variable, id(variable) in moving))
-    return found
-
-
-def _once_each(layers: Sequence[Any]) -> list[Any]:
-    return list({id(layer): layer for layer in layers if variables(layer)}.values())
-
-
-def _parts(layers: Sequence[Any]) -> list[Any]:
-    """These layers and all layers within them; operations have none."""
-    return [part for layer in layers if isinstance(layer, keras.Layer) for part in layer._flatten_layers()]
-
-
 def _through(steps: Sequence[Callable[[Tensor], Tensor]], inputs: Tensor) -> Tensor:
+    if keras.backend.standardize_dtype(inputs.dtype) == "float16":
+        inputs = ops.cast(inputs, "float32")  # activations are kept in half the bytes, and widened where it is fastest
     for step in steps:
         inputs = step(inputs)
     return inputs
-
-
-def _switch(layers: Sequence[Any], live: bool) -> None:
-    """Freeze these layers, or let them train.
-
-    Layer by layer and weight by weight: on TensorFlow a layer ignores being told what it believes already, and would
-    pass nothing on to the layers and weights within.
-    """
-    for layer in (layer for layer in layers if isinstance(layer, keras.Layer)):
-        for part in layer._flatten_layers():
-            part.trainable = live
-            for variable in part._trainable_variables:
-                variable.trainable = live
-
-
-def _thaw(layers: Sequence[Any]) -> None:
-    """Let these layers train, in `fit` too; a normalisation with statistics keeps them, and moves its other weights."""
-    _switch(layers, True)
-    for layer in _parts(layers):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
-            for variable in layer._trainable_variables:
-                variable.trainable = True
 
 
 def _divisible(batch: Batch, devices: int) -> Batch:
@@ -580,33 +591,6 @@ def _divisible(batch: Batch, devices: int) -> Batch:
         return batch
     inputs, labels = (np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for a in (batch.inputs, batch.labels))
     return Batch(inputs, labels, np.append(batch.weights, np.zeros(missing)), batch.start)
-
-
-def _pooling(backbone: keras.Model) -> keras.Model:
-    """From the last map, sequence or vector to features `[n d]`: the mean over places."""
-    crossing = keras.Input(backbone.output_shape[1:])
-    layers = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
-    rank = len(backbone.output_shape)
-    if rank not in (2, 3, 4):
-        raise ValueError(f"an output of shape {backbone.output_shape}")
-    layer = layers.get(rank, keras.layers.Identity)(name="pool")
-    return keras.Model(crossing, layer(crossing), name="pool")
-
-
-def _clipped(gradients: Sequence[Tensor], largest: float) -> list[Tensor]:
-    """Gradients scaled so that their norm together is at most `largest`."""
-    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients))
-    factor = ops.minimum(1.0, largest / (norm + 1e-6))
-    return [gradient * ops.cast(factor, gradient.dtype) for gradient in gradients]
-
-
-def _copy_of(variable: keras.Variable) -> keras.Variable:
-    return keras.Variable(_values(variable), trainable=False, aggregation="mean")
-
-
-def _values(variable: keras.Variable) -> Any:
-    value = variable.value
-    return np.array(value.numpy() if hasattr(value, "numpy") else value)  # TensorFlow's, or JAX's
 
 
 def _array(values: np.ndarray) -> Float[np.ndarray, "n ..."]:

@@ -64,6 +64,13 @@ class Engine(Protocol):
     def replica(self) -> Tensor:
         """Within a compiled function: which of these calls it is."""
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it can multiply in bf16 what is stored in fp32."""
+
+    def multiplying_in_bf16(self, wanted: bool) -> AbstractContextManager[None]:
+        """While open, calls of compiled functions do, if wanted; one function must be called always or never so."""
+
     def place(self, variables: Sequence[keras.Variable]) -> None:
         """Bring these variables to where this engine's compiled functions want them."""
 

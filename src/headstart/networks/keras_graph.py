@@ -218,3 +218,14 @@ def flops(layers: Sequence[Any]) -> int:
         positions = int(np.prod([size or 1 for size in shape[1:-1]]))
         total += 2 * positions * sum(int(np.prod(v.shape)) for v in variables(layer) if len(v.shape) > 1)
     return total
+
+
+def pooling(backbone: keras.Model) -> keras.Model:
+    """From the last map, sequence or vector to features `[n d]`: the mean over places."""
+    crossing = keras.Input(backbone.output_shape[1:])
+    layers = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
+    rank = len(backbone.output_shape)
+    if rank not in (2, 3, 4):
+        raise ValueError(f"an output of shape {backbone.output_shape}")
+    layer = layers.get(rank, keras.layers.Identity)(name="pool")
+    return keras.Model(crossing, layer(crossing), name="pool")

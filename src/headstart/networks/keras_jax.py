@@ -98,6 +98,15 @@ class JaxEngine:
         """The only one."""
         return 0
 
+    @property
+    def has_bf16(self) -> bool:
+        """Not here."""
+        return False
+
+    def multiplying_in_bf16(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """Nothing."""
+        return contextlib.nullcontext()
+
     def place(self, variables: Sequence[keras.Variable]) -> None:
         """A whole copy of each variable on every device."""
         for variable in variables if self._distribution else ():

@@ -111,3 +111,10 @@ def rated(
     made.decayed |= {index for index, weight in enumerate(weights) if len(weight.shape) > 1}
     made.build(list(weights))
     return made
+
+
+def clipped(gradients: Sequence[Any], largest: float) -> list[Any]:
+    """Gradients scaled so that their norm together is at most `largest`."""
+    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(gradient, "float32"))) for gradient in gradients))
+    factor = ops.minimum(1.0, largest / (norm + 1e-6))
+    return [gradient * ops.cast(factor, gradient.dtype) for gradient in gradients]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -11,7 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from headstart.machine import multiplies_bf16
 from headstart.networks.keras_engine import Compiled, Tensor
+
+_BF16 = "auto_mixed_precision_onednn_bfloat16"
 
 
 class TensorFlowEngine:
@@ -90,6 +93,24 @@ class TensorFlowEngine:
     def replica(self) -> Tensor:
         """The device's place in the strategy."""
         return tf.distribute.get_replica_context().replica_id_in_sync_group if self._strategy else 0
+
+    @property
+    def has_bf16(self) -> bool:
+        """On a processor that multiplies in bf16; on GPUs TensorFlow has TF32."""
+        return not self.accelerated and multiplies_bf16()
+
+    @contextlib.contextmanager
+    def multiplying_in_bf16(self, wanted: bool) -> Iterator[None]:
+        """By oneDNN's pass over the graphs, for which TensorFlow has one setting in a process."""
+        if not wanted:
+            yield
+            return
+        before = bool(tf.config.optimizer.get_experimental_options().get(_BF16, False))
+        tf.config.optimizer.set_experimental_options({_BF16: True})
+        try:
+            yield
+        finally:
+            tf.config.optimizer.set_experimental_options({_BF16: before})
 
     def place(self, variables: Sequence[keras.Variable]) -> None:
         """A copy of each variable on every device, also of a model that was made without a thought of several."""

@@ -1,7 +1,7 @@
 """What a framework must be able to do for a network to be trained here. Everything above speaks only this.
 
 Arrays that cross this border are NumPy: images `uint8 [n h w c]`, features `float32 [n d]` or `[n h w c]`,
-logits `float32 [n k]`.
+logits `float32 [n k]`. What enters at a cut may be float16 too, and counts as the same numbers in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from jaxtyping import Float, Int, Shaped
 from headstart.heads import Head, LinearHead, Native
 
 HEAD = "head"  # the name of the group that is new
+
+StepPrecision = Literal["fp32", "bf16"]  # what a training step computes in; weights and slots are fp32 in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Optimization:
     clip: float = 1.0  # largest norm of the gradient of all live weights
     label_smoothing: float = 0.0
     average: float = 0.0  # decay of the moving average of the weights per step; 0 keeps none
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: StepPrecision = "fp32"  # of stages that do not choose one
     statistics: Literal["stored", "batch"] = "stored"  # batch: live normalisation layers learn theirs, from scratch
 
 
@@ -163,13 +165,29 @@ class Network(Protocol):
             BadSetting: the network knows no adapters, the groups have no layer for them, or PEFT is missing.
         """
 
-    def thaw(self, rates: Mapping[str, float], adapter: int = 0) -> None:
+    @property
+    def precisions(self) -> tuple[StepPrecision, ...]:
+        """Those that a training step can compute in here; `fp32` is the first. Which is faster, `rehearse` tells."""
+
+    def thaw(self, rates: Mapping[str, float], adapter: int = 0, *, precision: StepPrecision | None = None) -> None:
         """Let exactly these groups (and `HEAD`) train, at these rates; freeze all others. Slots are kept.
 
         With a rank in `adapter`, groups train through low-rank adapters of their dense layers, which `weights` adds in.
+        `precision` is that of all steps until the next `thaw`; None: the plan's. It is no part of `state`.
 
         Raises:
-            BadSetting: as `check_adapters`.
+            BadSetting: as `check_adapters`; or no step can compute in this precision here.
+        """
+
+    def rehearse(self, batch: Batch, rates: Mapping[str, float] | None = None, *, precision: StepPrecision) -> float:
+        """Seconds that a step on such a batch takes in this precision once it is warm: the lowest of a few.
+
+        It steps as if `thaw(rates)` had just been called, or as the network is thawed where there are none. Nothing
+        changes by it, to the bit: no weight, slot, step count, average, statistic, gradient or random state, nor which
+        groups are live or have `moved`. With several processes all of them call it, and each gives its own time.
+
+        Raises:
+            BadSetting: no step can compute in this precision here.
         """
 
     def step(self, batch: Batch, *, scale: float, key: int) -> Any:

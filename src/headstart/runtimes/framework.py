@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from headstart.networks.network import Cut, Network
-from headstart.runtimes.runtime import CHUNK, Offer, Plain, Runner
+from headstart.runtimes.runtime import Offer, Plain, Precision, Runner, Sample, chunk_of
 
 NAME = "framework"
 
@@ -17,9 +17,18 @@ def offers(network: Network) -> tuple[Offer, ...]:
 
 def offer_of(network: Network) -> Offer:
     """What the framework offers."""
-    return Offer(NAME, "fp32", network.engine, CHUNK)
+    return Offer(NAME, "fp32", network.engine, chunk_of(network))
 
 
-def open(network: Network, offer: Offer, upto: Cut) -> Runner:
+def lacks(network: Network, precision: Precision) -> None:
+    """Nothing that a user could mend."""
+
+
+def seconds(network: Network, offer: Offer, upto: Cut, *, identity: str = "") -> float:
+    """None: it is there."""
+    return 0.0
+
+
+def open(network: Network, offer: Offer, upto: Cut, *, sample: Sample | None = None, identity: str = "") -> Runner:
     """The network's own features up to the cut."""
     return Plain(network, partial(network.features, upto=upto), offer.chunk)

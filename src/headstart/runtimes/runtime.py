@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
+from headstart.errors import BadRuntime
 from headstart.networks.network import Cut, Network
 
 Precision = Literal["fp32", "bf16", "int8"]
 CHUNK = 4  # photos in one forward pass of a framework: on a CPU more is no faster, and memory grows with it
+GPU_CHUNK = 64  # the same on a GPU, where a few photos take as long as many
+_GPUS = ("cuda", "gpu", "mps", "tpu")  # what PyTorch, TensorFlow and JAX call a device that is no CPU
+CALIBRATION = 128  # photos by whose activations a network is brought to eight bits
+
+Sample = Callable[[], UInt8[np.ndarray, "n h w c"]]  # decodes the photos of a calibration, when they are needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +30,10 @@ class Offer:
     precision: Precision
     engine: str  # library, version, device: part of what identifies features
     chunk: int  # photos in one forward pass
+    calibration: str = ""  # digest of the photos by which it was brought to eight bits: others give other features
 
     def __str__(self) -> str:
-        return f"{self.engine} in {self.precision}"
+        return " ".join(filter(None, (self.runtime, self.precision, self.calibration)))
 
 
 class Runner(Protocol):
@@ -53,12 +60,28 @@ class Runtime(Protocol):
     def offers(self, network: Network) -> tuple[Offer, ...]:
         """The ways in which it could run this network here, the fastest first; none where it cannot."""
 
-    def open(self, network: Network, offer: Offer, upto: Cut) -> Runner:
-        """The part from the input to the cut `upto`, converted and compiled.
+    def lacks(self, network: Network, precision: Precision) -> BadRuntime | None:
+        """Why it does not offer this precision, where it otherwise could; None where it does or has no part in it."""
+
+    def seconds(self, network: Network, offer: Offer, upto: Cut, *, identity: str = "") -> float:
+        """How long opening takes, rather more than less: for few photos it does not pay."""
+
+    def open(
+        self, network: Network, offer: Offer, upto: Cut, *, sample: Sample | None = None, identity: str = ""
+    ) -> Runner:
+        """The part from the input to the cut `upto`, converted and compiled; in eight bits by a `sample` of photos.
+
+        `identity` changes with the network's weights and preprocessing: what was converted may be kept under it. Empty:
+        it is not known, and nothing is kept.
 
         Raises:
             BadRuntime: this part cannot be converted; the message says why.
         """
+
+
+def chunk_of(network: Network) -> int:
+    """How many photos a framework takes in one forward pass, by the device it computes on."""
+    return GPU_CHUNK if network.engine.rpartition("-")[2] in _GPUS else CHUNK
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,12 @@ class Plain:
 
     network: Network
     function: Callable[[Shaped[np.ndarray, "n ..."]], Float[np.ndarray, "n ..."]]
-    chunk: int = CHUNK
+    size: int = 0  # photos in one forward pass; 0: as many as suit the device
+
+    @property
+    def chunk(self) -> int:
+        """Photos in one forward pass."""
+        return self.size or chunk_of(self.network)
 
     @property
     def concurrency(self) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,7 +24,7 @@ from headstart.modalities.spec import InputSpec
 from headstart.networks.network import INPUT, Batch, Cut
 from headstart.training.loop import key
 
-AHEAD = 3  # batches that are decoded before they are asked for
+AHEAD = 3  # batches that are read before they are asked for
 
 
 @dataclass(frozen=True)
@@ -95,20 +100,56 @@ class CachedBatches:
         return self.order.steps
 
     def epoch(self, number: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, read out of the store one after the other."""
-        labels, ids = self.dataset.labels, [item.id for item in self.dataset.items]
-        for part in self.order.epoch(number, first):
-            rows = self._rows([ids[row] for row in part.rows], number)
-            yield Batch(rows, labels[part.rows], part.weights, self.start)
+        """The batches of an epoch, read out of the store while the network computes.
 
-    def _rows(self, ids: Sequence[str], number: int) -> Float[np.ndarray, "n ..."]:
-        # Each photo begins with a view of its own, so that no epoch sees all photos plain.
-        turns = [(key(self.order.seed, id) + number) % len(self.views) for id in ids]
-        rows = np.empty((len(ids), *self.views[0].shape), np.float32)
-        for turn, view in enumerate(self.views):
-            places = [place for place, own in enumerate(turns) if own == turn]
-            rows[places] = view.take([ids[place] for place in places])
+        Their inputs are float16 where that holds every row. The arrays are filled again as soon as nobody has them.
+        """
+        slices, labels = list(self.order.epoch(number, first)), self.dataset.labels
+        with ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
+            read = _ahead(slices, lambda part: pool.submit(self._rows, part.rows, number))
+            with closing(read):
+                for part, rows in zip(slices, read, strict=True):
+                    yield Batch(rows.result(), labels[part.rows], part.weights, self.start)
+
+    def _rows(self, positions: Int[np.ndarray, "n"], number: int) -> Float[np.ndarray, "n ..."]:
+        rows = self._arrays.take(len(positions))
+        turns = (self._firsts[positions] + number) % len(self.views)
+        for turn in np.unique(turns):
+            places = np.flatnonzero(turns == turn)
+            ids = [self.dataset.items[position].id for position in positions[places]]
+            self.views[turn].copy(ids, rows, places.tolist())
         return rows
+
+    @cached_property
+    def _firsts(self) -> Int[np.ndarray, "n"]:
+        # Each photo begins with a view of its own, so that no epoch sees all photos plain.
+        turns = (key(self.order.seed, item.id) % len(self.views) for item in self.dataset.items)
+        return np.fromiter(turns, np.int64, len(self.dataset))
+
+    @cached_property
+    def _arrays(self) -> _Arrays:
+        halves = all(view.halves for view in self.views)
+        return _Arrays(self.views[0].shape, np.float16 if halves else np.float32)
+
+
+class _Arrays:
+    """Arrays to fill again and again: new memory for every batch costs more than what is copied into it."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._made: list[np.ndarray] = [np.empty(0)]
+        self._alone = self._holders(0)
+
+    def _holders(self, place: int) -> int:
+        return sys.getrefcount(self._made[place])
+
+    def take(self, n: int) -> np.ndarray:
+        """One of `n` rows that nobody else holds, not a view of it either: a step may still be at work on the last."""
+        for place in range(len(self._made)):
+            if self._holders(place) == self._alone and len(self._made[place]) == n:
+                return self._made[place]
+        self._made.append(np.empty((n, *self.shape), self.dtype))
+        return self._made[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,16 +176,10 @@ class PhotoBatches:
         """
         slices, labels = list(self.order.epoch(number, first)), self.dataset.labels
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
-            waiting: list[list[Future[UInt8[np.ndarray, "h w c"]]]] = []
-            try:
-                for position, part in enumerate(slices):
-                    while len(waiting) < AHEAD and position + len(waiting) < len(slices):
-                        waiting.append(self._submit(pool, slices[position + len(waiting)], number))
-                    pictures = [future.result() for future in waiting.pop(0)]
-                    yield Batch(np.stack(pictures), labels[part.rows], part.weights, INPUT)
-            finally:
-                for future in [future for futures in waiting for future in futures]:
-                    future.cancel()
+            read = _ahead(slices, lambda part: _Pictures(self._submit(pool, part, number)))
+            with closing(read):
+                for part, pictures in zip(slices, read, strict=True):
+                    yield Batch(pictures.result(), labels[part.rows], part.weights, INPUT)
 
     def _submit(self, pool: ThreadPoolExecutor, part: Slice, epoch: int) -> list[Future[UInt8[np.ndarray, "h w c"]]]:
         items: Sequence[Item] = [self.dataset.items[row] for row in part.rows]
@@ -163,3 +198,40 @@ class PhotoBatches:
                 f"photo {item.path!r} could be read when the run began and cannot be now: {problem}",
                 fix="put it back as it was and resume the run",
             ) from problem
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of one batch, decoded one by one."""
+
+    each: list[Future[UInt8[np.ndarray, "h w c"]]]
+
+    def result(self) -> UInt8[np.ndarray, "n h w c"]:
+        """All of them, as soon as they are there."""
+        return np.stack([future.result() for future in self.each])
+
+    def cancel(self) -> None:
+        """Do not begin with those that wait."""
+        for future in self.each:
+            future.cancel()
+
+
+class _Awaited(Protocol):
+    def cancel(self) -> object:
+        """Do not begin with it, if it waits."""
+
+
+Submitted = TypeVar("Submitted", bound=_Awaited)
+
+
+def _ahead(slices: Sequence[Slice], submit: Callable[[Slice], Submitted]) -> Generator[Submitted, None, None]:
+    """What was submitted for each slice, in order; up to `AHEAD` are under way when one is asked for."""
+    waiting: deque[Submitted] = deque()
+    left = iter(slices)
+    try:
+        for _ in slices:
+            waiting.extend(submit(part) for part in itertools.islice(left, AHEAD - len(waiting)))
+            yield waiting.popleft()
+    finally:
+        for late in waiting:
+            late.cancel()

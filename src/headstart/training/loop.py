@@ -93,7 +93,7 @@ def train(
     """
     at = position if position is not None else Position()
     rates = learning_rates(stage, network.groups)
-    network.thaw(rates, stage.lora)
+    network.thaw(rates, stage.lora, precision=stage.precision)
     if at.epoch == at.step == 0:
         if judge is not None:
             at.offer(judge(), network.weights)

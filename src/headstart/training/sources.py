@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -11,17 +12,19 @@ from jaxtyping import Float, Int
 
 from headstart import pipeline
 from headstart.backbones.backbone import Backbone
+from headstart.choosing import Choices, Wanted
 from headstart.data.dataset import Dataset
-from headstart.errors import BadData
-from headstart.events import Event
-from headstart.features import Features, extract
+from headstart.errors import BadData, DiskFull
+from headstart.events import Decision, Event
+from headstart.features import Features
 from headstart.modalities.modality import Modality
 from headstart.networks.network import INPUT, Cut, Network
-from headstart.runtimes.runtime import CHUNK, Plain
+from headstart.runtimes.runtime import CHUNK, Offer, Plain
 from headstart.store import Store
 from headstart.training.batches import CachedBatches, Order, PhotoBatches
 from headstart.training.loop import Score, Source
 from headstart.training.stages import Stage, learning_rates
+from headstart.training.views import FEWEST, Cost
 from headstart.weighting import ClassWeights, item_weights
 
 Judge = Callable[[], Score]
@@ -40,24 +43,49 @@ class Workshop:
     workers: int
     seed: int
     class_weights: ClassWeights = None
+    choices: Choices = field(default_factory=Choices)
 
     def features(
-        self, photos: Dataset, cut: Cut, *, view: int = 0, reduced: bool = True
+        self,
+        photos: Dataset,
+        cut: Cut,
+        *,
+        view: int = 0,
+        reduced: bool = True,
+        half: bool = False,
+        exact: bool = False,
     ) -> Generator[Event, None, Features]:
-        """Features of these photos out of the store, computed where they are missing."""
-        return (
-            yield from extract(
-                photos,
-                self.backbone,
-                self.network,
-                cut,
-                modality=self.modality,
-                store=self.store,
-                workers=self.workers,
-                view=view,
-                reduced=reduced,
-            )
+        """Features of these photos out of the store, computed where they are missing; in float16 if `half`.
+
+        What computes them is chosen at the first need of each cut. `exact`: by the network's own framework, for photos
+        that judge: what is promised is measured on what ships.
+        """
+        wanted = self.wanted(photos, cut, view=view, reduced=reduced, half=half)
+        return (yield from self.choices.features(wanted, workers=self.workers, exact=exact))
+
+    def wanted(self, photos: Dataset, cut: Cut, *, view: int = 0, reduced: bool = True, half: bool = False) -> Wanted:
+        """Which features these are, whoever computes them."""
+        return Wanted(
+            dataset=photos,
+            backbone=self.backbone,
+            network=self.network,
+            cut=cut,
+            modality=self.modality,
+            store=self.store,
+            reduced=reduced,
+            view=view,
+            half=half,
         )
+
+    def choose(self, photos: Dataset, cut: Cut, *, views: int = 1) -> Generator[Event, None, Offer]:
+        """What computes the features at this cut: with several processes before any of them waits for another.
+
+        The more `views` of each photo will be wanted, the more it pays to prepare something fast.
+
+        Raises:
+            BadRuntime: no way allows the precision that was asked for.
+        """
+        return (yield from self.choices.offer(replace(self.wanted(photos, cut), views=views)))
 
 
 def entry(network: Network, stage: Stage, head_cut: Cut) -> Cut:
@@ -78,10 +106,12 @@ def open_stage(
 ) -> Generator[Event, None, tuple[Source, Judge | None]]:
     """The batches of a stage, from features where the stage allows it, and the judge on the validation photos.
 
+    Where the disk has no room for what enters at the boundary, a decision says so and the batches are photos.
+
     Raises:
         BadSetting: the stage unfreezes more groups than there are.
         BadData: a photo cannot be read.
-        DiskFull: the store has no room for the features.
+        DiskFull: the store has no room for the features that the head itself starts from.
     """
     order = Order(
         n=len(data.train),
@@ -93,33 +123,118 @@ def open_stage(
     )
     weights = item_weights(data.validation, shop.class_weights)
     cut = entry(shop.network, stage, head_cut)
-    if cut == INPUT or (stage.unfreeze and not stage.views):
-        source: Source = PhotoBatches(
-            dataset=data.train,
-            modality=shop.modality,
-            spec=shop.backbone.spec,
-            order=order,
-            augment=stage.augment,
-            workers=shop.workers,
+    if cut != INPUT and (stage.views or not stage.unfreeze):
+        kept = yield from _kept(shop, stage, data, cut, half=cut != head_cut)
+        if kept is not None:
+            source = CachedBatches(views=kept.views, dataset=data.train, order=order, start=cut)
+            return source, _judge_of_features(shop.network, kept.judged, data.validation, cut, weights)
+    photos = PhotoBatches(
+        dataset=data.train,
+        modality=shop.modality,
+        spec=shop.backbone.spec,
+        order=order,
+        augment=stage.augment,
+        workers=shop.workers,
+    )
+    return photos, _judge_of_photos(shop, data.validation, weights)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a stage starts from: each view of the photos to train on, and the plain one of those to judge by."""
+
+    views: tuple[Features, ...]
+    judged: Features
+
+
+def _kept(shop: Workshop, stage: Stage, data: Dataset, cut: Cut, *, half: bool) -> Generator[Event, None, _Kept | None]:
+    """What crosses the cut for all views of the stage: fewer, or nothing, where the disk turns out to be too full.
+
+    Raises:
+        DiskFull: the cut is the head's own, whose features are too small to do without.
+    """
+    wanted = max(1, stage.views if stage.augment else 0)
+    views: list[Features] = []
+    yield from shop.choose(data.train, cut, views=wanted)  # while no process waits for another
+    judged = yield from _filled(shop, data.validation, cut, half=half, exact=True)
+    while judged is not None and len(views) < wanted:
+        found = yield from _filled(shop, data.train, cut, view=len(views), half=half)
+        if found is None:
+            break
+        views.append(found)
+    enough = judged is not None and len(views) >= min(wanted, FEWEST)
+    if len(views) < wanted:
+        told = f"activations of {len(views)} of {wanted} views" if enough else "no activations"
+        yield Decision(
+            name=f"views/{stage}",
+            value=len(views) if enough else 0,
+            reason=f"the disk is full: {told} are kept" + ("" if enough else ", every epoch computes them anew"),
         )
-        return source, _judge_of_photos(shop, data.validation, weights)
-    views = []
-    for view in range(max(1, stage.views if stage.augment else 0)):
-        features = yield from shop.features(data.train, cut, view=view)
-        views.append(_readable(features, data.train))
-    source = CachedBatches(views=tuple(views), dataset=data.train, order=order, start=cut)
-    judged = yield from shop.features(data.validation, cut)
-    features = _readable(judged, data.validation)
-    return source, _judge_of_features(shop.network, features, data.validation, cut, weights)
+    return _Kept(tuple(views), judged) if enough and judged is not None else None
 
 
-def bytes_of_views(network: Network, stage: Stage, data: Dataset, head_cut: Cut) -> int:
-    """How much room the cached views of a stage take; 0 where it has none."""
+def _filled(
+    shop: Workshop, photos: Dataset, cut: Cut, *, view: int = 0, half: bool, exact: bool = False
+) -> Generator[Event, None, Features | None]:
+    """What crosses the cut for one view of these photos; None where the disk is full.
+
+    Of several processes each computes its share, then the first what is missing still, and the others find it.
+
+    Raises:
+        DiskFull: the disk is full, and these are not `half`: features at the head's own cut.
+        BadData: a photo cannot be read.
+    """
+    rank, world = shop.network.shard
+    if world > 1:
+        with suppress(DiskFull):
+            share = photos.with_items(photos.items[rank::world])
+            yield from shop.features(share, cut, view=view, half=half, exact=exact)
+        with shop.network.leading():
+            pass  # all meet here
+    found: Features | None = None
+    if rank == 0:
+        try:
+            found = yield from shop.features(photos, cut, view=view, half=half, exact=exact)
+        except DiskFull:
+            if not half:
+                raise
+    if not shop.network.agree(float(found is not None)):
+        return None
+    if found is None:
+        found = yield from shop.features(photos, cut, view=view, half=half, exact=exact)
+    return _readable(found, photos)
+
+
+def cost_of(
+    network: Network, stage: Stage, data: Dataset, head_cut: Cut, *, class_weights: ClassWeights = None
+) -> Cost:
+    """What a stage works on, in FLOPs; of a stage without a boundary, all of it is live.
+
+    Multiply `frozen` and `live` by seconds a FLOP to compare it with a clock.
+
+    Raises:
+        BadSetting: the stage unfreezes more groups than there are, or a class has no weight.
+    """
     cut = entry(network, stage, head_cut)
-    if cut == INPUT or not stage.views:
-        return 0
+    weights = item_weights(data.train, class_weights)
+    total = sum(group.flops for group in network.groups)
+    frozen = sum(group.flops for group in network.groups[: cut.after])
+    # A backward pass costs two forward passes, and goes no deeper than what this stage moves.
+    backward = 2 * live_share(network, list(learning_rates(stage, network.groups))) * total
+    return Cost(
+        photos=len(data.train),
+        judged=len(data.validation),
+        sights=Order(n=len(data.train), batch_size=1, seed=0, stage="", weights=weights).sights,
+        epochs=stage.epochs,
+        frozen=frozen,
+        live=total - frozen + backward,
+        bytes=_bytes_of_photo(network, cut, half=cut != head_cut),
+    )
+
+
+def _bytes_of_photo(network: Network, cut: Cut, *, half: bool) -> int:
     blank = np.zeros((1, *network.input_shape), np.uint8)
-    return int(network.features(blank, cut).nbytes) * (stage.views * len(data.train) + len(data.validation))
+    return 0 if cut == INPUT else network.features(blank, cut).size * (2 if half else 4)
 
 
 def _judge_of_photos(shop: Workshop, photos: Dataset, weights: Weights) -> Judge | None:

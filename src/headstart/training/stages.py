@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headstart.errors import BadSetting
-from headstart.networks.network import HEAD, Group
+from headstart.networks.network import HEAD, Group, StepPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Stage:
     # Random views of each photo whose features are kept at the freeze boundary, for the epochs to take in turn; the
     # stage then costs what it trains. 0 keeps none: every epoch draws fresh views and pays for the frozen part too.
     views: int = 0
+    precision: StepPrecision | None = None  # what its steps compute in; None: as the recipe says
     patience: int | None = None  # epochs without a better validation loss before the stage ends; None: never
     name: str = ""
 

@@ -200,7 +200,9 @@ class Choices:
                     return offer
             yield Note(text=f"{told.value}, which the run began with, is not here: features may differ")
         chosen = choose(wanted, self.precision)
-        place = int(wanted.network.agree(float(ways.index(chosen.offer))))
+        place = ways.index(chosen.offer)
+        if len(ways) > 1:
+            place = int(wanted.network.agree(float(place)))
         if ways[place] != chosen.offer:  # another process has found another
             chosen = Chosen(ways[place], chosen.reason)
         if chosen.runner is not None:

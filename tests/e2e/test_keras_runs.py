@@ -22,6 +22,7 @@ import headstart as hs
 from headstart import cli
 from headstart.answering import answerer
 from headstart.runs import Run
+from headstart.store import Shelf
 
 pytestmark = pytest.mark.keras
 
@@ -180,18 +181,15 @@ def test_evaluate_measures_on_other_photos(
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The cuts at which features of photos have been computed."""
-    from headstart.networks.keras import KerasNetwork
-
+    """The cuts at which features of photos have been computed and kept."""
     cuts: list[str] = []
-    features = KerasNetwork.features
+    add = Shelf.add
 
-    def counted(self: Any, inputs: Any, upto: Any, *rest: Any) -> Any:
-        if inputs.any():  # a blank one only tells how large features are
-            cuts.append(upto.name)
-        return features(self, inputs, upto, *rest)
+    def counted(self: Shelf, *rows: Any, **options: Any) -> None:
+        cuts.append(self.about["cut"])
+        add(self, *rows, **options)
 
-    monkeypatch.setattr(KerasNetwork, "features", counted)
+    monkeypatch.setattr(Shelf, "add", counted)
     return cuts
 
 

@@ -146,15 +146,15 @@ def of_headstart(quality: str, photos: Photos, seed: int, cache: Path, out: Path
     }
 
 
-def measure_round(parts: set[str], photos: Photos, seed: int) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each process once, in turn; slow ones in the first round alone."""
+def measure_round(parts: set[str], photos: Photos, seed: int, *, quick: bool) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each process once, in turn; slow ones in the first round alone, or not at all where it is to be quick."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         for out, (name, (quality, cache)) in enumerate(RUNS.items()):
             if name != BALANCED or (seed == 0 and "sklearn" in parts):  # the shortcut that accuracy is compared with
                 yield name, of_headstart(quality, photos, seed, place / cache, place / str(out))
     for name, opponent in OPPONENT_OF.items():
-        if opponent.part in parts and (seed == 0 or not opponent.slow):
+        if opponent.part in parts and not (opponent.slow and (seed or quick)):
             yield name, of_opponent(opponent, photos, seed)
 
 
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*parts, "keras"], help="measure against this one alone")
     parser.add_argument("--photos", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--quick", action="store_true", help="without those that train all layers")
     options = parser.parse_args()
     if options.only == "keras":
         vgg16_tutorial.main([])
@@ -258,7 +259,7 @@ def main() -> None:
         print(told, flush=True)
         for seed in range(options.rounds):
             measured.append({})
-            for name, found in measure_round(wanted, photos, seed):
+            for name, found in measure_round(wanted, photos, seed, quick=options.quick):
                 print(seed, name, found, flush=True)
                 measured[-1][name] = found
             store(measured, photos, told, options.folder.name)

@@ -237,7 +237,6 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of rows, with semicolons between")
     arguments = parser.parse_args()
     names = [name.strip() for name in arguments.only.split(";") if name]
-    rows = []
     for case in CASES:
         if names and case.name not in names:
             continue
@@ -245,8 +244,15 @@ def main() -> None:
             measured = Measured(case, enlarged(Path(scratch)) if case.large else FLOWERS, arguments.seconds)
             rounds = [measured.round() for _ in range(arguments.rounds + 1)][1:]  # the first warms up
             measured.close()
-        rows.append(row(case, measured, rounds))
-        print(json.dumps(rows[-1]), flush=True)
+        line = row(case, measured, rounds)
+        print(json.dumps(line), flush=True)
+        write(line)
+
+
+def write(line: dict[str, Any]) -> None:
+    """Put a row into the results, in place of the one of this name, in the order of `CASES`."""
+    before = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    known = {told["backbone"]: told for told in [*before, line]}
     result = {
         "benchmark": "feature extraction",
         "description": "Features of JPEG files, written to the cache, on all cores: medians of interleaved rounds. "
@@ -259,10 +265,9 @@ def main() -> None:
         "limit": "1 / (1/decode + 1/engine): photos decoded, and the network computed in as many threads as cores, "
         "both bare and in the same round",
         "cores": len(os.sched_getaffinity(0)),
-        "rows": rows,
+        "rows": [known[case.name] for case in CASES if case.name in known],
     }
-    if not names:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

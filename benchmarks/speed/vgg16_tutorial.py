@@ -1,6 +1,6 @@
 """Measure headstart against the VGG16 tutorial in plain Keras on TensorFlow, whole processes in turn.
 
-    python benchmarks/speed/vgg16_tutorial.py [WEIGHTS] [FOLDER] [--seeds 1] [--own 0]
+    python benchmarks/speed/vgg16_tutorial.py [WEIGHTS] [FOLDER] [--seeds 1] [--own 0] [--tested N]
 
 A fixed subset of FOLDER (flowers5): 96 photos a class to train, 24 to validate, the rest to test. Each seed is a round:
 the tutorial; what its work amounts to at least; headstart with the same head, optimizer and epochs, with an empty cache
@@ -49,15 +49,15 @@ NAMES = {  # with the goal, in times faster than the tutorial
 }
 
 
-def lay_out(folder: Path, place: Path) -> Path:
-    """The subset as train, validation and test folders, the same every time."""
+def lay_out(folder: Path, place: Path, tested: int | None) -> Path:
+    """The subset as train, validation and test folders, the same every time; `tested` photos a class, or the rest."""
     for photos in sorted(path for path in folder.iterdir() if path.is_dir()):
         files = sorted(photos.iterdir())
         files = [files[position] for position in np.random.default_rng(0).permutation(len(files))]
         bounds = np.cumsum(list(PARTS.values()))
         for split, part in zip((*PARTS, "test"), np.split(np.array(files), bounds), strict=True):
             (place / split / photos.name).mkdir(parents=True)
-            for file in part:
+            for file in part[:tested] if split == "test" else part:
                 (place / split / photos.name / file.name).symlink_to(file)
     return place
 
@@ -153,10 +153,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=SHARED / "data" / "flowers5")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--own", type=int, default=0, help="seeds to measure headstart's own recipe with")
+    parser.add_argument("--tested", type=int, help="photos a class to test on afterwards; default: all the others")
     options = parser.parse_args(arguments)
     measured: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as place:
-        data = lay_out(options.folder.resolve(), Path(place))
+        data = lay_out(options.folder.resolve(), Path(place), options.tested)
         counts = {split: sum(1 for _ in (data / split).glob("*/*")) for split in (*PARTS, "test")}
         for row in rounds(data, options.weights.resolve(), options.seeds, options.own):
             measured.append(row)

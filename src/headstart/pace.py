@@ -29,12 +29,12 @@ from headstart.training.sources import cost_of, entry
 from headstart.training.stages import Stage, learning_rates
 
 PHOTOS = 12  # that are decoded to see how long it takes
-LONGEST = 1.5  # seconds that a measurement takes at most, as far as that can be told beforehand
+LONGEST = 3.0  # seconds that a measurement takes at most, as far as that can be told beforehand
 SHARE = 0.05  # of the time that is predicted, which it takes at most
 MOMENT = 0.2  # seconds after which one thing has been timed often enough
-REHEARSED = 5  # steps that a rehearsal takes, with the first ones, which are slower
+REHEARSED = 3  # steps that a rehearsal takes, with the first one, which is slower
 FEWEST_ROWS = 4  # in a step that is timed
-SLOWER = 1.5  # a step, compared with as many FLOPs of answers: where it is too dear to be timed
+SLOWER = 1.2  # a step, compared with as many FLOPs of answers: where it is too dear to be timed
 WORTH = 20.0  # seconds of training, below which no other precision is tried: short runs always have the same bits
 PAYS = 0.8  # of the time in fp32, at which bf16 is worth its rounding
 FITS = 3  # ways to bring photos to a square
@@ -142,7 +142,7 @@ class _Gauge:
     def rehearsed(self, stage: Stage, work: StageWork, recipe: Recipe, left: float) -> StageWork:
         """The work with a step that was timed, in the precision that is faster by more than chance; if there is time.
 
-        Steps with few photos tell the time of a step with many: on a processor they take as long a photo.
+        As many photos in a step as there is time for: of few, each takes longer, since the optimizer sees all weights.
         """
         network = self.session.network
         plan = recipe.optimization.precision
@@ -301,13 +301,13 @@ def _side_by_side(call: Callable[[], object], threads: int) -> float:
         call()
         return time.monotonic() - began
 
-    began = time.monotonic()
     with ThreadPoolExecutor(threads, thread_name_prefix="pace") as pool:
-        first = list(pool.map(timed, range(threads)))  # makes ready what the others find
-        times: list[float] = []
+        list(pool.map(timed, range(threads)))  # makes ready what the others find: some engines compile now
+        began = time.monotonic()
+        times = list(pool.map(timed, range(threads)))
         while time.monotonic() - began < MOMENT and len(times) < 4 * threads:
             times += pool.map(timed, range(threads))
-    return statistics.median(times or first) / threads
+    return statistics.median(times) / threads
 
 
 def _product(photos: int, width: int, columns: int) -> float:

@@ -1,15 +1,12 @@
-"""Time a training step as often as it takes to see it warm, and choose what it computes in by that."""
+"""Time a training step as often as it takes to see it warm."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-
-from headstart.networks.network import Batch, Network, StepPrecision
+from collections.abc import Callable
 
 ENOUGH = 3  # steps that are timed
-PATIENCE = 3.0  # seconds after which one more step is the last
-WORTH = 0.9  # of the time in fp32 that another precision may take at most to be chosen
+PATIENCE = 0.6  # seconds after which one more step is the last
 
 
 def lowest(step: Callable[[], object]) -> float:
@@ -25,15 +22,3 @@ def lowest(step: Callable[[], object]) -> float:
         step()
         times.append(time.monotonic() - before)
     return min(times)
-
-
-def fastest(
-    network: Network, batch: Batch, rates: Mapping[str, float] | None = None
-) -> tuple[StepPrecision, dict[StepPrecision, float]]:
-    """The precision in which to train, and the seconds of a step in each; arguments as for `Network.rehearse`.
-
-    It hangs on a clock: a run keeps it as a decision, for a resumed run to take the same.
-    """
-    seconds = {each: network.rehearse(batch, rates, precision=each) for each in network.precisions}
-    quickest = min(seconds, key=lambda each: seconds[each])
-    return (quickest if seconds[quickest] <= WORTH * seconds["fp32"] else "fp32"), seconds

@@ -158,15 +158,21 @@ def main() -> None:
                 for told in run(case, place, given):
                     found.setdefault((case, str(told["cache"])), []).append(told)
                     print(row([told]), flush=True)
+                    store([row(runs) for runs in found.values()], options.rounds)
+
+
+def store(rows: list[dict[str, object]], rounds: int) -> None:
+    """Write what is measured so far, beside the rows of trainings that are not measured this time."""
+    before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    known = {tuple(told[name] for name in ("training", "photos", "cache")): told for told in [*before, *rows]}
     result = {
         "benchmark": "What a run says that it will take, and what it takes",
         "description": "`headstart train`, whole processes; predicted before the work begins. "
-        f"Medians of {options.rounds} rounds; parts of half a second and more, of the last round.",
+        f"Medians of {rounds} rounds; parts of half a second and more, of the last round.",
         "limit": "predicted / actual = 1; goal: within 30 %",
-        "rows": [row(runs) for runs in found.values()],
+        "rows": list(known.values()),
     }
-    if not options.only:
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

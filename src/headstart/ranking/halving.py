@@ -14,8 +14,9 @@ from os import PathLike
 
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
-from headstart.data.loading import folder_of, survey
+from headstart.data.loading import folder_of
 from headstart.events import Accuracy, Event, Note
+from headstart.preparing import surveyed
 from headstart.ranking import subsets
 from headstart.ranking.candidates import Ready, named, ready
 from headstart.ranking.entrant import Entrant, Judged, Stable, judge, weigh
@@ -41,16 +42,10 @@ def rank(
     began = time.monotonic()
     folder_of(settings.data, columns=settings.columns)
     entrants = yield from ready(named(backbones, weights), settings, others=backbones is None)
-    found = yield from survey(
-        settings.data,
-        seed=settings.seed,
-        splits=settings.splits,
-        columns=settings.columns,
-        max_pixels=settings.max_pixels,
-    )
-    for text in found.dataset.notes:
+    dataset = yield from surveyed(settings)
+    for text in dataset.notes:
         yield Note(text=text)
-    return (yield from race(found.dataset, entrants, settings, began=began, limit=settings.time_limit))
+    return (yield from race(dataset, entrants, settings, began=began, limit=settings.time_limit))
 
 
 @dataclass(eq=False)

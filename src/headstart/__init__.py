@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from headstart.api import backbones as backbones
     from headstart.api import cache as cache
     from headstart.api import evaluate as evaluate
+    from headstart.api import explain as explain
+    from headstart.api import export as export
     from headstart.api import predict as predict
     from headstart.api import rank as rank
+    from headstart.api import report as report
     from headstart.api import resume as resume
+    from headstart.api import serve as serve
     from headstart.api import train as train
     from headstart.backbones.loading import load_backbone as load_backbone
     from headstart.config import Settings as Settings
@@ -36,6 +40,10 @@ _HOMES = {
     "resume": "headstart.api",
     "predict": "headstart.api",
     "evaluate": "headstart.api",
+    "explain": "headstart.api",
+    "report": "headstart.api",
+    "export": "headstart.api",
+    "serve": "headstart.api",
     "audit": "headstart.api",
     "rank": "headstart.api",
     "backbones": "headstart.api",

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from headstart.conductor import Plan
     from headstart.evaluation.evaluation import Evaluation
     from headstart.events import Event
+    from headstart.explaining.explanation import Explanation
+    from headstart.exporting.bundle import Bundle
     from headstart.ranking.result import Ranking
+    from headstart.report.making import Report
     from headstart.runs import Run
     from headstart.store import CacheUsage
 
 Place = str | PathLike[str]
 ByClass = Place | Mapping[str, float]
 Names = str | Sequence[str]
+ExportPrecision = Literal["fp32", "fp16", "int8"]
 ByName = Mapping[str, Place] | Sequence[str]
 Seen = TypeVar("Seen", bound="Event")
 Result = TypeVar("Result")
@@ -261,6 +265,114 @@ def predict(
 
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
     return outcome(work(Path(run), [Path(path) for path in several], priors=priors), on_event)
+
+
+def explain(
+    run: Place,
+    photo: Place,
+    *,
+    label: str | None = None,
+    out: Place | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Explanation:
+    """Show which places of a photo speak for an answer, as a picture with a heat map.
+
+    Args:
+        run: Run folder of a finished training, or an exported bundle.
+        photo: The photo.
+        label: Class to explain. Default: the answer.
+        out: Picture to write. Default: the photo's name with -explained.png, in the current folder.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        The answer, the heat of each place, the method that found it, and where the picture lies.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+        BadData: the photo does not exist or cannot be read.
+        BadSetting: the model has no such class.
+    """
+    from headstart.explaining.explanation import explain as work
+
+    return outcome(work(Path(run), Path(photo), label=label, out=Path(out) if out is not None else None), on_event)
+
+
+def report(run: Place, *, out: Place | None = None, on_event: Callable[[Event], None] | None = None) -> Report:
+    """Write what a manager and an engineer want to know about a run: one HTML page, its facts as JSON, a model card.
+
+    Args:
+        run: Run folder of a finished training.
+        out: Folder to write report.html, report.json and model-card.md into. Default: the run's own.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        Where the three files lie.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+    """
+    from headstart.report.making import report as work
+
+    return outcome(work(Path(run), out=Path(out) if out is not None else None), on_event)
+
+
+def export(
+    run: Place,
+    *,
+    to: str,
+    out: Place | None = None,
+    precision: ExportPrecision = "fp32",
+    on_event: Callable[[Event], None] | None = None,
+) -> Bundle:
+    """Make a bundle that answers without headstart, compare its answers with the run's, and keep it if they agree.
+
+    Args:
+        run: Run folder of a finished training.
+        to: Format: onnx, openvino, torch, keras, saved_model or tflite.
+        out: Folder to make; it must not exist yet. Default: a new folder under exports/.
+        precision: Of the graph: fp32, fp16 or int8, where the format has it. Default: fp32.
+        on_event: Called with each event while the work goes on.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+        BadExport: the format cannot take the model, a library is missing, or the answers differ.
+    """
+    from headstart.exporting.exporting import export as work
+
+    asked = work(Path(run), to=to, out=Path(out) if out is not None else None, precision=precision)
+    return outcome(asked, on_event)
+
+
+def serve(
+    run: Place,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int | None = None,
+    token: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> None:
+    """Answer over HTTP, with a page to drop a photo on, until it is told to stop.
+
+    Args:
+        run: Exported bundle, or run folder of a finished training, which is exported first.
+        host: Address to listen on. Another than this machine's own needs a token. Default: 127.0.0.1.
+        port: Port to listen on; 0 takes one that is free. Default: 8000.
+        workers: Threads that decode and compute. Default: the cores.
+        token: Secret that every request must carry. Default: none, or the environment's HEADSTART_TOKEN.
+        on_event: Called with each event while the work goes on.
+
+    Raises:
+        BadRun: there is no such run, or it is not finished.
+        BadBundle: the bundle was changed, or nothing here can run it.
+        BadServer: the address cannot be used, or is open to others without a token.
+    """
+    from headstart.serving.service import serve as work
+
+    outcome(work(Path(run), host=host, port=port, workers=workers, token=token), on_event)
 
 
 def evaluate(

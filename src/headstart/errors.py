@@ -42,6 +42,18 @@ class BadRun(HeadstartError):
     """The run folder cannot be written, is incomplete or is not a run."""
 
 
+class BadExport(HeadstartError):
+    """A model cannot be exported as asked, or what was exported does not agree with its run."""
+
+
+class BadBundle(HeadstartError):
+    """The folder is no bundle, or not the one that was exported, or cannot be run here."""
+
+
+class BadServer(HeadstartError):
+    """The service cannot be started as asked."""
+
+
 class DiskFull(HeadstartError):
     """A file could not be written for want of space; what was finished before is kept."""
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from headstart.heads import Head, LinearHead, Native
+from headstart.novelty import Novelty
 
 HEAD = "head"  # the name of the group that is new
 
@@ -226,6 +227,28 @@ class Network(Protocol):
 
         PyTorch: `[n 3 h w]` to logits. Keras: `[n h w 3]` to probabilities.
         """
+
+    def gradients(
+        self, pictures: UInt8[np.ndarray, "n h w c"], classes: Int[np.ndarray, "n"]
+    ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
+        """The last map of each picture, and the gradient of the logit of its class with respect to that map.
+
+        Both `[n h w d]`, or `[n t d]` where the backbone gives tokens; in inference mode.
+        """
+
+    def whole(self, *, temperature: float, views: Sequence[str], novelty: Novelty | None, heat: bool) -> Any:
+        """The framework's own model of everything from photos to answers, for the formats of export.
+
+        In: `pixels uint8 [n h w 3]`, upright photos of any one size. Out, in this order and by these names, the
+        `outputs` of `headstart.exporting.bundle.Manifest`: `probabilities` at this temperature, averaged over these
+        views; `distance` where there is a `novelty`; `heat` where it is asked for (see `linear_on_mean`). The photo is
+        brought to the backbone's square as `headstart.modalities.frames` does it, its rounding included. PyTorch: a
+        module that gives a tuple. Keras: a model made of Keras's own layers and operations, which gives a dictionary.
+        """
+
+    @property
+    def linear_on_mean(self) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, "k"]] | None:
+        """Weights and bias of the head, where logits are linear in the mean over the places of the last map."""
 
     def save(self, folder: Path, *, classes: Sequence[str], temperature: float, views: Sequence[str]) -> None:
         """Write the framework's own file of the whole model, where it has one that needs no code of ours to load.

@@ -27,6 +27,8 @@ A script says at its top what it takes, and with `--help` what may be changed. O
 | `python benchmarks/speed/against.py`: the PyTorch tutorial, fastai, scikit-learn | 13 |
 | `python benchmarks/speed/against.py --only pytorch` (or `fastai`, `sklearn`): one of them | 5 |
 | `python benchmarks/speed/against.py --only keras`: the VGG16 tutorial | 15 |
+| `python benchmarks/speed/service.py`: the service beside the bare engine | 3 |
+| `python benchmarks/speed/report.py`: the report of a run | 2 |
 | `python benchmarks/table.py`: this page | |
 
 {BEGIN}

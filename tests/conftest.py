@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headstart.config import Settings
+
 from .conformance.operators import declare_operators
 
 declare_operators()
@@ -57,6 +59,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HEADSTART_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_reports_unasked() -> None:
+    """A report after each of a hundred trainings would take longer than they do: tests that want one say so."""
+    Settings.__init__.__kwdefaults__["report"] = "off"
+
+
 @pytest.fixture(scope="session")
 def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three class folders of a dozen JPEGs each. Read it, do not change it."""
@@ -75,14 +83,17 @@ def photos(drawn_photos: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def headstart(tmp_path: Path) -> Headstart:
-    """Runs `headstart` in the test's own folder, with a cache of its own."""
+    """Runs `headstart` in the test's own folder, with a cache of its own; no report ends a training, unless asked."""
 
     def run(
         *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
     ) -> subprocess.CompletedProcess[str]:
         own = {"HEADSTART_CACHE": str(tmp_path / "cache"), "HEADSTART_DEBUG": ""}
+        words = [str(word) for word in arguments]
+        if words[:1] == ["train"] and "--report" not in words:
+            words[1:1] = ["--report", "off"]
         return subprocess.run(
-            [sys.executable, "-m", "headstart", *map(str, arguments)],
+            [sys.executable, "-m", "headstart", *words],
             cwd=tmp_path,
             env={**os.environ, **own, **(env or {})},
             preexec_fn=before,

@@ -22,6 +22,7 @@ from headstart.config import Settings
 from headstart.display import Display, Lines
 from headstart.errors import BadData
 from headstart.events import Accuracy, EpochEnded, Event, Note, Progress, RunStarted, StageEnded, StageStarted, Stepped
+from headstart.prediction import Prediction
 
 SUMMARY = {
     "run": "runs/my photos-1",
@@ -42,15 +43,6 @@ class Stand:
 
     def summary(self) -> dict[str, Any]:
         return self.facts
-
-
-@dataclass(frozen=True)
-class Prediction:
-    path: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    error: str | None = None
 
 
 @dataclass
@@ -90,7 +82,7 @@ def predictions(monkeypatch: pytest.MonkeyPatch) -> list[list[Path]]:
         asked.append(paths)
         yield Progress(what="photos", done=1, total=2)
         return [
-            Prediction("a, b.jpg", "bee", 0.75, {"ant": 0.25, "bee": 0.75}),
+            Prediction("a, b.jpg", "bee", 0.75, {"ant": 0.25, "bee": 0.75}, unsure=False, distance=0.5),
             Prediction("c.jpg", "", 0.0, {}, "not a photo"),
         ]
 
@@ -212,8 +204,10 @@ def test_predictions_are_a_table_or_csv_or_json(
 
     assert cli.run(["predict", "runs/one", "a.jpg", "--format", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert rows[0] == {"path": "a, b.jpg", "label": "bee", "probability": "0.75", "error": ""}
+    sure = {"unsure": "false", "distance": "0.5"}
+    assert rows[0] == {"path": "a, b.jpg", "label": "bee", "probability": "0.75", "error": "", **sure}
     assert rows[1]["error"] == "not a photo"
+    assert rows[1]["unsure"] == rows[1]["distance"] == "", "of a photo that was not read nothing is known"
 
     assert cli.run(["predict", "runs/one", "a.jpg", "--json"]) == 0
     as_json = capsys.readouterr().out

@@ -103,7 +103,7 @@ def test_a_discarded_tuning_ships_what_fast_ships(photos: Path, tmp_path: Path) 
     assert any(isinstance(event, StageEnded) and event.best == 0 for event in events)
     assert any(isinstance(event, Note) and "did not beat" in event.text for event in events)
     _, fast = finish(conductor.train(settings(photos, tmp_path / "fast", quality="fast")))
-    for name in ("model.safetensors", "predictions.csv"):
+    for name in ("model.safetensors", "predictions.csv", "out_of_fold.safetensors"):
         assert (tuned.path / name).read_bytes() == (fast.path / name).read_bytes()
     assert fast.evaluation.validation_method.startswith("out of fold")
 
@@ -139,6 +139,7 @@ def test_the_folder_of_a_run_holds_what_it_promises(photos: Path, tmp_path: Path
         "skipped.csv",
         "classes.txt",
         "model.safetensors",
+        "out_of_fold.safetensors",
         "versions.json",
         "command.txt",
     ):

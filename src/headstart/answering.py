@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from headstart import pipeline
 from headstart.backbones.loading import restore_backbone
-from headstart.data.archive import at, is_archive, photos
-from headstart.errors import BadData, BadRun
+from headstart.errors import BadRun
+from headstart.evaluation.calibration import cooled
+from headstart.evaluation.calibration import softmax as softmax
 from headstart.events import Event, Note, Progress
 from headstart.heads import Head
 from headstart.modalities.loading import load_modality
 from headstart.modalities.modality import Modality
 from headstart.modalities.spec import InputSpec
-from headstart.networks.network import Network
+from headstart.networks.network import Cut, Network
+from headstart.novelty import Novelty
 from headstart.pipeline import Readable
+from headstart.prediction import Prediction as Prediction
+from headstart.prediction import find as find
+from headstart.prediction import named, unread
 from headstart.priors import Priors, parse, shares, shift
 from headstart.runs import Run
 from headstart.runtimes.runtime import Plain
 
 PLAIN: tuple[str, ...] = ("plain",)  # the photo as it is
+TOGETHER = 256  # photos whose distances are computed in one product
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer for one file; where it could not be read, `error` says why and the rest is empty."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What a network says of some files before a temperature makes answers of it; rows of unreadable ones are NaN."""
 
-    path: str
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    error: str | None = None
+    logits: Float[np.ndarray, "n v k"]  # of each view
+    distances: Float[np.ndarray, "n"] | None  # from the photos of the training, where the model knows them
+    failed: dict[int, str]  # row -> why the file cannot be read
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
+    def probabilities(self, temperature: float, views: int | None = None) -> Float[np.ndarray, "n k"]:
+        """At this temperature, averaged over so many of the first views; by default over all."""
+        return cooled(self.logits[:, :views], temperature)
+
+    @property
+    def readable(self) -> list[int]:
+        """The rows of files that could be read."""
+        return [row for row in range(len(self.logits)) if row not in self.failed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,39 +62,88 @@ class Answerer:
     spec: InputSpec
     views: tuple[str, ...] = PLAIN
     temperature: float = 1.0
+    novelty: Novelty | None = None
 
     def answer(
         self, paths: Sequence[Readable], *, reduced: bool = False, workers: int | None = None
     ) -> Generator[Progress, None, tuple[Float[np.ndarray, "n k"], dict[int, str]]]:
         """Probabilities for each file, and the reasons of those that cannot be read: their rows are NaN."""
+        seen = yield from self.look(paths, reduced=reduced, workers=workers)
+        return seen.probabilities(self.temperature), seen.failed
+
+    def look(
+        self, paths: Sequence[Readable], *, reduced: bool = False, workers: int | None = None
+    ) -> Generator[Progress, None, Seen]:
+        """Logits of each view of each file and its distance, in one pass through the network a view."""
         decode = partial(self.modality.decode, spec=self.spec, reduced=reduced)
-        rows: dict[int, Float[np.ndarray, "k"]] = {}
+        rows: dict[int, Float[np.ndarray, "x"]] = {}
         failed: dict[int, str] = {}
-        for chunk in pipeline.run(paths, decode, Plain(self.network, self._probabilities), workers=workers):
-            rows |= dict(zip(chunk.positions, chunk.values, strict=True))
+        far = _Distances(self.novelty, len(paths))
+        for chunk in pipeline.run(paths, decode, Plain(self.network, self._rows), workers=workers):
+            if chunk.positions:
+                logits, features = np.split(chunk.values, [chunk.values.shape[1] - far.width], axis=1)
+                rows |= dict(zip(chunk.positions, logits, strict=True))
+                far.add(chunk.positions, features)
             failed |= chunk.failed
             yield Progress(what="photos answered", done=len(rows) + len(failed), total=len(paths))
-        k = len(next(iter(rows.values()))) if rows else 0
-        blank = np.full(k, np.nan)
-        return np.array([rows.get(position, blank) for position in range(len(paths))]).reshape(len(paths), k), failed
+        wide = len(next(iter(rows.values()))) if rows else 0
+        blank = np.full(wide, np.nan)
+        logits = np.array([rows.get(position, blank) for position in range(len(paths))])
+        shape = (len(paths), len(self.views), wide // len(self.views))
+        return Seen(logits=logits.reshape(shape), distances=far.all(), failed=failed)
 
-    def _probabilities(self, pictures: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
-        each = [softmax(self.network.logits(VIEWS[view](pictures)) / self.temperature) for view in self.views]
-        mean: Float[np.ndarray, "n k"] = np.mean(each, axis=0)
-        return mean
+    def _rows(self, pictures: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n x"]:
+        """Of each picture the logits of all views and, where distances are told from them, the features of the first.
+
+        What stands on the features is computed from them: the network is gone through once.
+        """
+        if self.novelty is None:
+            return np.concatenate([self.network.logits(VIEWS[view](pictures)) for view in self.views], axis=1)
+        at = self.network.head_cut
+        crossings = [self.network.features(VIEWS[view](pictures), at) for view in self.views]
+        features = self._pooled(crossings[0], at)
+        if features.shape[1] != len(self.novelty.mean):
+            given = f"{features.shape[1]} features, and distances are told from {len(self.novelty.mean)}"
+            raise BadRun(
+                f"the run is put together from two: its network gives {given}", fix="copy the run again, or train again"
+            )
+        return np.concatenate([*(self.network.logits(crossing, at) for crossing in crossings), features], axis=1)
+
+    def _pooled(self, crossing: Float[np.ndarray, "n ..."], at: Cut) -> Float[np.ndarray, "n d"]:
+        pooled = self.network.cuts[-1]
+        return crossing if at == pooled else self.network.features(crossing, pooled, at)
+
+
+class _Distances:
+    """Distances of many photos, of so many at a time that the product pays and memory stays bounded."""
+
+    def __init__(self, novelty: Novelty | None, n: int) -> None:
+        self.width = len(novelty.mean) if novelty is not None else 0  # features of a photo
+        self._novelty = novelty
+        self._found = np.full(n, np.nan)
+        self._waiting: dict[int, Float[np.ndarray, "d"]] = {}
+
+    def add(self, positions: Sequence[int], features: Float[np.ndarray, "n d"]) -> None:
+        """Take the features of the photos at these positions."""
+        if self._novelty is not None:
+            self._waiting |= dict(zip(positions, features, strict=True))
+            if len(self._waiting) >= TOGETHER:
+                self.all()
+
+    def all(self) -> Float[np.ndarray, "n"] | None:
+        """What is known by now; NaN where no features came. None where nothing tells distances."""
+        if self._novelty is None:
+            return None
+        if self._waiting:
+            self._found[list(self._waiting)] = self._novelty.distance(np.array(list(self._waiting.values())))
+            self._waiting = {}
+        return self._found
 
 
 VIEWS: dict[str, Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n h w c"]]] = {
     "plain": lambda pictures: pictures,
     "flip": lambda pictures: np.ascontiguousarray(pictures[:, :, ::-1]),
 }
-
-
-def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Probabilities for logits, in float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: Float[np.ndarray, "n k"] = shifted / shifted.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def answerer(run: Run, device: str = "auto") -> Answerer:
@@ -116,6 +173,7 @@ def answerer(run: Run, device: str = "auto") -> Answerer:
         spec=backbone.spec,
         views=recipe.views,
         temperature=recipe.temperature,
+        novelty=run.novelty,
     )
 
 
@@ -168,42 +226,20 @@ def predict(
     mixture = mixture_of(opened, priors)
     files = find(paths, load_modality("image").suffixes)
     model = answerer(opened)
-    probabilities, failed = yield from model.answer(files)
+    seen = yield from model.look(files)
+    probabilities, distances = seen.probabilities(model.temperature), seen.distances
     if mixture is not None:
         probabilities = yield from mixture.of(probabilities)
+    far = model.novelty.unsure(distances).tolist() if model.novelty is not None and distances is not None else None
     return [
-        Prediction(str(file), "", float("nan"), {}, failed[row])
-        if row in failed
-        else _prediction(str(file), probabilities[row], opened.classes)
+        unread(str(file), seen.failed[row])
+        if row in seen.failed
+        else named(
+            str(file),
+            probabilities[row],
+            opened.classes,
+            unsure=far[row] if far is not None else None,
+            distance=float(distances[row]) if distances is not None else None,
+        )
         for row, file in enumerate(files)
     ]
-
-
-def find(paths: Sequence[str | Path], suffixes: frozenset[str]) -> list[Readable]:
-    """These files, and in place of each folder or archive the files in it that look like photos by their names.
-
-    Raises:
-        BadData: a path does not exist, an archive is damaged, or nothing is found.
-        DiskFull: there is no room to unpack a compressed tar.
-    """
-    missing = [str(path) for path in paths if isinstance(at(Path(path)), Path) and not Path(path).exists()]
-    if missing:
-        raise BadData(
-            f"{len(missing)} of {len(paths)} paths do not exist, first {missing[0]!r}", fix="check the spelling"
-        )
-    files: list[Readable] = []
-    for path in map(Path, paths):
-        if is_archive(path):
-            files += photos(path, suffixes)
-            continue
-        inside = sorted(path.rglob("*")) if path.is_dir() else []
-        files += [file for file in inside if file.suffix.lower() in suffixes and not file.name.startswith(".")]
-        files += [] if path.is_dir() else [at(path)]
-    if not files:
-        raise BadData("there is no photo to answer", fix="give image files, or folders or archives that hold some")
-    return files
-
-
-def _prediction(path: str, row: Float[np.ndarray, "k"], classes: tuple[str, ...]) -> Prediction:
-    best = int(row.argmax())
-    return Prediction(path, classes[best], float(row[best]), dict(zip(classes, map(float, row), strict=True)))

@@ -12,11 +12,10 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
-from headstart.config import Device, Fit, Framework, Precision, Quality, Settings
+from headstart.config import Device, Fit, Framework, Precision, Quality, Settings, Switch
 from headstart.outcome import outcome
 
 if TYPE_CHECKING:
-    from headstart.answering import Prediction
     from headstart.auditing import Audit
     from headstart.backbones.backbone import Entry
     from headstart.conductor import Plan
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from headstart.events import Event
     from headstart.explaining.explanation import Explanation
     from headstart.exporting.bundle import Bundle
+    from headstart.prediction import Prediction
     from headstart.ranking.result import Ranking
     from headstart.report.making import Report
     from headstart.runs import Run
@@ -69,6 +69,7 @@ def train(
     max_pixels: int | None = None,
     precision: Precision | None = None,
     workers: int | None = None,
+    report: Switch | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run: ...
 
@@ -104,6 +105,7 @@ def train(
     max_pixels: int | None = None,
     precision: Precision | None = None,
     workers: int | None = None,
+    report: Switch | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Plan: ...
 
@@ -138,6 +140,7 @@ def train(
     max_pixels: int | None = None,
     precision: Precision | None = None,
     workers: int | None = None,
+    report: Switch | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Run | Plan:
     """Train a model on a folder of labelled photos, tune it and measure it on photos that it has never seen.
@@ -176,6 +179,7 @@ def train(
         max_pixels: Refuse photos of more pixels. Default: 178956970.
         precision: Of the frozen part: fp32, bf16, int8 or auto, the fastest that agrees with fp32. Default: auto.
         workers: Threads that read, decode and compute. Default: found by measuring.
+        report: Write the report at the end, on or off; headstart report RUN makes it later. Default: on.
         on_event: Called with each event while the work goes on.
 
     Returns:
@@ -212,6 +216,7 @@ def train(
         max_pixels=max_pixels,
         precision=precision,
         workers=workers,
+        report=report,
     )
     from headstart.conductor import plan
     from headstart.conductor import train as work
@@ -248,7 +253,7 @@ def predict(
     """Name what photos show, with a probability for each class.
 
     Args:
-        run: Run folder of a finished training.
+        run: Run folder of a finished training, or an exported bundle.
         paths: Photos, and folders or archives of photos.
         priors: How frequent the classes are among these photos: uniform, train (as when training), estimate (found from
             the photos), a list such as ants=0.9,bees=0.1, or a CSV or JSON file. Default: as the model learnt it.
@@ -259,9 +264,10 @@ def predict(
 
     Raises:
         BadRun: there is no such run, or it is not finished.
+        BadBundle: the bundle was changed, or nothing here can run it.
         BadData: a path does not exist, or no photo is there.
     """
-    from headstart.answering import predict as work
+    from headstart.predicting import predict as work
 
     several = [paths] if isinstance(paths, str | PathLike) else list(paths)
     return outcome(work(Path(run), [Path(path) for path in several], priors=priors), on_event)

@@ -21,6 +21,7 @@ BESIDE: dict[str, tuple[str, re.Pattern[str]]] = {
     "archives": ("archives, uncompressed", re.compile(_HASH + r"\.tar")),
     "runtimes": ("networks converted for OpenVINO", re.compile(_HASH + r"\.ir")),
     "quantised": ("networks in eight bits", re.compile(_HASH)),
+    "served": ("bundles of runs that were served", re.compile(_HASH)),
 }
 _WRITING = re.compile(r"\..*\.part")  # left behind by a process that was killed
 

@@ -114,6 +114,8 @@ def _command(verb: Callable[..., Any], answer: Callable[[Any], str]) -> Callable
                 way_on = f"; go on with: headstart resume {shlex.quote(display.run)}" if display.run else ""
                 _tell(f"interrupted{way_on}")
                 return INTERRUPTED
+        if result is None:  # serve: it has said all while it ran
+            return 0
         writer = output.as_json if json or format == "json" else answer
         _print((output.predictions_csv if format == "csv" and not json else writer)(result))
         return 0
@@ -160,9 +162,9 @@ _VERBS: dict[str, tuple[Callable[..., Any], Callable[[Any], str]]] = {
     "resume": (api.resume, output.trained_text),
     "predict": (api.predict, output.predictions_text),
     "evaluate": (api.evaluate, output.facts_text),
-    "explain": (api.explain, output.facts_text),
+    "explain": (api.explain, output.explained_text),
     "report": (api.report, output.facts_text),
-    "export": (api.export, output.facts_text),
+    "export": (api.export, output.exported_text),
     "serve": (api.serve, output.facts_text),
     "audit": (api.audit, audit_text),
     "rank": (api.rank, rank_text),

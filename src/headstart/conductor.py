@@ -26,13 +26,15 @@ from headstart.data.dataset import Dataset
 from headstart.data.loading import drop_unreadable, folder_of, load_labelled
 from headstart.dry_run import Plan as Plan
 from headstart.dry_run import plan as plan
-from headstart.errors import BadRun
+from headstart.errors import BadRun, HeadstartError
 from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Compared, Event, Note, PhaseEnded, RunStarted, to_json
 from headstart.features import Features
 from headstart.framing import best_fit
 from headstart.judging import Finished, finish, frozen, measured, tuned
+from headstart.machine import peak_memory
 from headstart.networks.network import Cut, Network
+from headstart.out_of_fold import OutOfFold
 from headstart.pace import predicted
 from headstart.preparing import (
     fetched_backbone,
@@ -47,7 +49,7 @@ from headstart.preparing import (
 )
 from headstart.probe import Probe, probe
 from headstart.ranking.auto import settled
-from headstart.runs import Run, check_new
+from headstart.runs import REPORT, Run, check_new
 from headstart.session import Session
 from headstart.training.recipe import FEW, Recipe
 from headstart.tuning import improved, tune
@@ -97,7 +99,9 @@ def resume(path: Path, *, factory: str | None = None) -> Generator[Event, None, 
     began = time.monotonic()
     run = Run.reopen(path)
     if run.finished:
-        yield Note(text=f"run {path} is finished already")
+        wanting = run.settings.report == "on" and not (path / REPORT).exists()
+        report = f"; write its report with: headstart report {shlex.quote(str(path))}" if wanting else ""
+        yield Note(text=f"run {path} is finished already{report}")
         return run
     settings = run.settings
     if settings.allow_code:
@@ -153,12 +157,15 @@ def evaluate(
     seen = sum(item.id in known for item in dataset.items)
     if seen:
         yield Note(text=f"{seen} of these {len(dataset)} photos were used to make the model: the result flatters it")
-    metrics, _, failed = yield from measured(answerer(run), dataset, seed=run.settings.seed, mixture=mixture)
-    if failed:
+    found = yield from measured(answerer(run), dataset, seed=run.settings.seed, mixture=mixture)
+    if failed := found.skipped:
         yield Note(
             text=f"{len(failed)} photos cannot be read and are left out, first {failed[0].path!r}: {failed[0].reason}"
         )
-    return Evaluation(test=metrics)
+    if (unsure := found.unsure) is not None and unsure.unsure:
+        strange = "photos: they are like none that the model learnt from"
+        yield Note(text=f"unsure of {unsure.unsure} of {unsure.n} {strange}")
+    return Evaluation(test=found.metrics, unsure=found.unsure)
 
 
 # ---- the way of a run
@@ -219,6 +226,8 @@ def _phases(session: Session) -> Iterator[Event]:
         finished = yield from _shipped(session, recipe, features, solved)
         yield PhaseEnded(name="training", seconds=session.seconds)
         yield from finish(session, finished)
+    _write_costs(session)
+    yield from _reported(session)
     yield from _compared(session)
 
 
@@ -236,13 +245,37 @@ def _forecast(session: Session, cut: Cut) -> Iterator[Event]:
 
 def _compared(session: Session) -> Iterator[Event]:
     """What the run has taken, beside what was predicted."""
-    forecast, whole, used = session.forecast, "start" in session.took, session.used
-    if forecast is None:
+    used = _write_costs(session)
+    if session.forecast is not None and "start" in session.took:
+        yield Compared(predicted=session.forecast.seconds, actual=used)
+
+
+def _write_costs(session: Session) -> float:
+    """Write what the run has taken so far; its seconds."""
+    used = session.used
+    if session.forecast is not None:
+        phases = session.took if "start" in session.took else None
+        session.run.write_plan(session.forecast, {"seconds": used, "phases": phases, "peak_bytes": peak_memory()})
+    return used
+
+
+def _reported(session: Session) -> Iterator[Event]:
+    """The report. The run is finished: whatever may go wrong with its report, it stays."""
+    if session.settings.report == "off" or session.network.shard[0] != 0:
         return
-    phases = session.took if whole else None
-    session.run.write_plan(forecast, {"seconds": used, "phases": phases})
-    if whole:
-        yield Compared(predicted=forecast.seconds, actual=used)
+    again = f"headstart report {shlex.quote(str(session.run.path))}"
+    with session.timed("report"):
+        try:
+            from headstart.report.making import report  # draws: only where it is wanted
+
+            yield from report(session.run.path)
+        except HeadstartError as problem:
+            yield Note(text=f"the run is finished, without a report: {problem.what}; {problem.fix}; then: {again}")
+        except Exception as problem:  # noqa: BLE001  hours of training must not end in a fault of a chart
+            fault = f"{type(problem).__name__}: {problem}"
+            yield Note(text=f"the run is finished, but its report failed: {fault}; try again: {again}")
+        else:
+            yield PhaseEnded(name="report", seconds=session.seconds)
 
 
 def _shipped(
@@ -255,7 +288,7 @@ def _shipped(
         yield Note(text="tuning did not beat the frozen backbone on validation photos: the frozen one ships")
         solved = yield from _probe(session, features, session.dataset.only("train", "validation"), told=False)
         _restart(session, solved)
-    return frozen(session, recipe, solved)
+    return (yield from frozen(session, recipe, solved))
 
 
 def _extract(session: Session, cut: Cut) -> Generator[Event, None, Features]:
@@ -322,6 +355,15 @@ def _probe(session: Session, features: Features, photos: Dataset, *, told: bool)
     best = min(solved.path, key=lambda point: abs(np.log(point.strength / solved.strength)))
     if told:
         yield session.accuracy("probe", best.accuracy, n)
+    session.run.save_out_of_fold(
+        OutOfFold(
+            ids=tuple(ids),
+            labels=photos.labels,
+            probabilities=solved.out_of_fold,
+            features=features.fingerprint,
+            strength=solved.strength,
+        )
+    )
     return solved
 
 

@@ -19,6 +19,7 @@ Framework = Literal["torch", "tensorflow", "jax"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 Fit = Literal["crop", "pad", "squash", "best"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+Switch = Literal["on", "off"]
 
 CODE = ("factory", "allow_code")  # settings that make code of others run: never on the word of a file
 RECIPE = "recipe"  # the table of a run's config.toml that says what the settings led to; not a setting itself
@@ -58,6 +59,7 @@ class Settings:
     max_pixels: int | None = None  # a photo of more is refused
     precision: Precision = "auto"  # in which the frozen part is computed
     workers: int | None = None  # threads that read, decode and compute
+    report: Switch = "on"  # written at the end
 
     @classmethod
     def resolve(cls, config: Path | None = None, **given: Any) -> Settings:
@@ -277,4 +279,5 @@ _EXPECT: dict[str, _Expect] = {
     "max_pixels": _whole(1),
     "precision": _one_of(get_args(Precision)),
     "workers": _whole(1, 1024),
+    "report": _one_of(get_args(Switch)),
 }

@@ -173,6 +173,20 @@ def extract(
     )
 
 
+def kept(ids: Sequence[str], key: str, store: Store) -> Features | None:
+    """The features of this fingerprint where the store has those of all of these ids; nothing is computed or written.
+
+    Raises:
+        BadSetting: the store cannot be read.
+    """
+    if not (store.root / key).is_dir():
+        return None
+    rows = store.shelf(key, {}).find(ids).rows
+    if any(id not in rows for id in ids):
+        return None
+    return Features(tuple(dict.fromkeys(ids)), key, rows.shape, {}, rows)
+
+
 def missing(
     dataset: Dataset,
     backbone: Backbone,

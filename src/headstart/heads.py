@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from headstart.errors import BadSetting
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Activation = Literal["relu", "gelu", "tanh", "sigmoid", "linear"]
 ACTIVATIONS: tuple[Activation, ...] = ("relu", "gelu", "tanh", "sigmoid", "linear")

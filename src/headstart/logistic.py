@@ -112,8 +112,8 @@ class Problems:
         points[..., -1] *= self.counts > 0
         return points.reshape(len(points), -1)
 
-    def solve(self, strength: float, start: Points) -> Points:
-        """The solutions, to `TOLERANCE`. `strength` is the inverse penalty in scikit-learn's multinomial sense:
+    def solve(self, strength: float, start: Points, *, tolerance: float = TOLERANCE) -> Points:
+        """The solutions, to this tolerance. `strength` is the inverse penalty in scikit-learn's multinomial sense:
         half the squared weights plus `strength` times the summed losses.
         """
         penalty = 1 / (strength * self.totals)
@@ -121,7 +121,7 @@ class Problems:
         def done(points: Points, gradients: Points) -> Bool[np.ndarray, "p"]:
             weights = points.reshape(self._shape)[..., :-1].reshape(len(points), -1)
             size = np.maximum(dots(weights, weights), 1e-6)
-            near: Bool[np.ndarray, "p"] = dots(gradients, gradients) <= (TOLERANCE * penalty) ** 2 * size
+            near: Bool[np.ndarray, "p"] = dots(gradients, gradients) <= (tolerance * penalty) ** 2 * size
             return near
 
         with product_threads(1 if start.size * len(self.labels) < SHORT else None):

@@ -25,6 +25,16 @@ def multiplies_bf16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
+def peak_memory() -> int | None:
+    """The most bytes that this process has held at once, as far as the system says so."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
 def product_threads(most: int | None) -> AbstractContextManager[object]:
     """While open, NumPy's matrix products use so many threads at most; None: as many as they like."""
     from threadpoolctl import threadpool_limits  # looks through all loaded libraries: only where it is wanted

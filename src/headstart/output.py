@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from headstart import plan_text as planned
 
 if TYPE_CHECKING:
-    from headstart.answering import Prediction
     from headstart.backbones.backbone import Entry
     from headstart.conductor import Plan
+    from headstart.explaining.explanation import Explanation
+    from headstart.exporting.bundle import Bundle
+    from headstart.prediction import Prediction
     from headstart.runs import Run
     from headstart.store import CacheUsage
 
@@ -61,7 +63,9 @@ def trained_text(result: Run | Plan) -> str:
         ("photos", photos + skipped),
         ("accuracy", f"{facts['accuracy']:.3f} on the test photos, 95 % interval {low:.3f} to {high:.3f}"),
         *([("balanced", _balanced(facts["test"]))] if facts.get("class_weights") else []),
+        *([("unsure", _abstained(facts["unsure"]))] if facts.get("unsure") else []),
         ("run", facts["run"]),
+        *([("report", facts["report"])] if facts.get("report") else []),
         ("next", f"headstart predict {shlex.quote(facts['run'])} PHOTOS"),
     ]
     return columns(lines)
@@ -76,6 +80,31 @@ def plan_text(plan: dict[str, Any]) -> str:
 def _balanced(test: dict[str, Any]) -> str:
     low, high = test["balanced_accuracy_interval"]
     return f"{test['balanced_accuracy']:.3f} with each class counted alike, {low:.3f} to {high:.3f}"
+
+
+def exported_text(bundle: Bundle) -> str:
+    """Where a bundle lies, how large it is, how it compares with its run, and the program to copy."""
+    manifest, path = bundle.manifest, bundle.path
+    parity = manifest.parity
+    agreed = f"{parity['agreeing']} of {parity['n']} answers as the run's, probabilities within {parity['largest']:.1e}"
+    lost = f"; accuracy {parity['accuracy']:.3f}, the run's {parity['run_accuracy']:.3f}"
+    low, high = parity["lost_interval"]
+    loss = f"{lost}, lost {parity['lost']:.3f} ({low:.3f} to {high:.3f})" if parity["tolerance"] is None else ""
+    program = path / "use.py"
+    lines = [
+        ("bundle", str(path)),
+        ("format", f"{manifest.format}, {manifest.precision}"),
+        ("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:,.1f} MB"),
+        ("parity", agreed + loss),
+        ("next", f"headstart predict {shlex.quote(str(path))} PHOTOS"),
+        *([("or", f"python {shlex.quote(str(program))} PHOTO, which is:")] if program.is_file() else []),
+    ]
+    text = f"\n\n{program.read_text(encoding='utf-8').rstrip()}" if program.is_file() else ""
+    return columns(lines) + text
+
+
+def _abstained(unsure: dict[str, Any]) -> str:
+    return f"of {unsure['unsure']} of {unsure['n']} test photos, as of any that is like none of the training"
 
 
 def facts_text(result: Any) -> str:
@@ -103,23 +132,43 @@ def _words(value: Any) -> str:
 
 
 def predictions_text(predictions: Sequence[Prediction]) -> str:
-    """Path, name and probability, one line a photo; a photo that cannot be read has its reason."""
-    return columns(
-        [("path", "label", "probability")]
-        + [
-            (p.path, f"- ({p.error})", "") if p.error else (p.path, p.label, f"{p.probability:.3f}")
-            for p in predictions
-        ]
-    )
+    """Path, name and probability, one line a photo; a photo that cannot be read has its reason.
+
+    Where any is unsure, a column says which.
+    """
+    rows = [("path", "label", "probability", "unsure")]
+    rows += [
+        (p.path, f"- ({p.error})", "", "") if p.error else (p.path, p.label, f"{p.probability:.3f}", _unsure(p))
+        for p in predictions
+    ]
+    return columns(rows if any(p.unsure for p in predictions) else [row[:3] for row in rows])
+
+
+def _unsure(prediction: Prediction) -> str:
+    return "unsure" if prediction.unsure else ""
 
 
 def predictions_csv(predictions: Sequence[Prediction]) -> str:
-    """The same as CSV, probabilities in full."""
+    """The same as CSV, numbers in full; `unsure` and `distance` are empty where the model cannot tell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label", "probability", "error"))
-    writer.writerows((p.path, p.label, "" if p.error else p.probability, p.error or "") for p in predictions)
+    writer.writerow(("path", "label", "probability", "error", "unsure", "distance"))
+    for p in predictions:
+        unsure = "" if p.unsure is None else str(p.unsure).lower()
+        distance = "" if p.distance is None else p.distance
+        writer.writerow((p.path, p.label, "" if p.error else p.probability, p.error or "", unsure, distance))
     return text.getvalue().rstrip("\n")
+
+
+def explained_text(explanation: Explanation) -> str:
+    """What was answered, which class is explained and how, and where the picture lies."""
+    answer, label = explanation.answer, explanation.label
+    sure = f"{explanation.probabilities[answer]:.3f}"
+    strange = "unsure: it is like none of the training photos; else " if explanation.unsure else ""
+    lines = [("photo", explanation.photo), ("answer", f"{strange}{answer}, probability {sure}")]
+    if label != answer:
+        lines.append(("explained", f"{label}, probability {explanation.probability:.3f}"))
+    return columns([*lines, ("method", explanation.method), ("picture", str(explanation.picture))])
 
 
 def backbones_text(entries: Sequence[Entry]) -> str:

@@ -76,6 +76,7 @@ def predicted(session: Session, recipe: Recipe, cut: Cut) -> Generator[Event, No
         validation=len(session.dataset.validation),
         test=len(session.dataset.test),
         views=len(recipe.views),
+        reported=session.settings.report == "on",
         weights=weights,
         limit=session.settings.time_limit,
         room=session.store.room,

@@ -12,14 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from headstart.data.archive import Readable as Readable
 from headstart.machine import cores
 from headstart.modalities.modality import Undecodable
 from headstart.runtimes.runtime import Runner
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 # Results that wait while the consumer is busy, so that the threads work on while it writes to a slow disk.
 AHEAD_BYTES = 16 * 10**6

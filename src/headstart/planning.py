@@ -12,11 +12,17 @@ from typing import Any
 
 from headstart.events import Planned
 from headstart.networks.network import StepPrecision as Precision
+from headstart.novelty import COMPUTED
 from headstart.training.views import Cost, choose
 
 RESERVE = 1.5  # how much longer than predicted the final evaluation may take under a time limit
+REPORT = 2.0  # seconds of a report's charts and page, whatever the photos
+CURVE = 500  # products of features and weights that its learning curve takes
+EXPLAINED = 40  # photos that it shows with heat maps, at most
+EXPLAINING = 3  # passes through the network that a heat map takes, its gradients among them
 SOLVED = 450  # products of features and weights that the exact head takes: five folds, three to five penalties
 BESIDES = 4e-4  # seconds of what is done between two of these products
+AFTER = ("evaluation", "report")  # phases
 DISK = 300e6  # bytes a second, of files that are written whole and waited for
 
 
@@ -164,6 +170,7 @@ class Forecast:
     cached: int = 0  # photos whose features were there
     photos: int = 0  # of how many
     measured: float = 0.0  # seconds that the measurement took
+    answer: float = 0.0  # seconds of one photo by the finished model, from its file, many at once; 0: not measured
 
     @property
     def seconds(self) -> float:
@@ -172,8 +179,8 @@ class Forecast:
 
     @property
     def evaluation(self) -> float:
-        """Seconds of the work after training."""
-        return sum(phase.seconds for phase in self.phases if phase.name == "evaluation")
+        """Seconds of the work after training, with the report."""
+        return sum(phase.seconds for phase in self.phases if phase.name in AFTER)
 
     @property
     def told(self) -> Planned:
@@ -222,6 +229,7 @@ class Job:
     validation: int = 0
     test: int = 0
     views: int = 1  # of a photo that is judged
+    reported: bool = False
     weights: int = 0  # bytes of the finished model
     limit: float | None = None
     room: int = 0  # bytes that the cache may take
@@ -231,16 +239,17 @@ class Job:
 def forecast(job: Job) -> Forecast:
     """The phases of the run, in their order, with what they take."""
     before = [*job.spent, *_features(job)]
-    after = _evaluation(job)
+    ahead = [_evaluation(job), *([_report(job)] if job.reported else [])]
+    after = sum(phase.seconds for phase in ahead)
     used = sum(phase.seconds for phase in before)
     changes, phases = list[str](), list[Phase]()
-    if job.limit is not None and used + after.seconds > job.limit:
+    if job.limit is not None and used + after > job.limit:
         changes.append(
-            f"what is done in any case takes {used + after.seconds:.0f} s, more than the limit of {job.limit:.0f} s:"
+            f"what is done in any case takes {used + after:.0f} s, more than the limit of {job.limit:.0f} s:"
             " it is done nevertheless, and nothing is tuned"
         )
     for work in job.stages:
-        left = None if job.limit is None else job.limit - used - RESERVE * after.seconds
+        left = None if job.limit is None else job.limit - used - RESERVE * after
         fit = fitted(work, room=job.room, seconds=left)
         if work.views and fit.epochs and not fit.views:
             changes.append(f"stage {work.stage}: {fit.why_views}")
@@ -248,7 +257,12 @@ def forecast(job: Job) -> Forecast:
         phases += _stage(work, fit)
         used = sum(phase.seconds for phase in (*before, *phases))
     return Forecast(
-        phases=(*before, *phases, after), changes=tuple(changes), limit=job.limit, stages=job.stages, **job.about
+        phases=(*before, *phases, *ahead),
+        changes=tuple(changes),
+        limit=job.limit,
+        stages=job.stages,
+        answer=job.pace.exact + (job.views if job.stages else 1) * job.pace.framework,
+        **job.about,
     )
 
 
@@ -311,10 +325,23 @@ def _evaluation(job: Job) -> Phase:
     judged = job.validation + job.test
     looks = job.views if job.stages else 1
     seconds = judged * (job.pace.exact + looks * job.pace.framework) + 2 * job.weights / DISK
-    passes = judged * looks
-    if job.stages:  # the test-time views and the temperature of the tuned network are chosen on validation photos
-        compared = 1 if looks == 1 else 1 + looks
-        seconds += job.validation * (job.pace.decode + compared * job.pace.framework)
-        passes += job.validation * compared
+    passes = float(judged * looks)
+    if job.stages:  # training photos go through what has moved, to tell photos that are like none of them
+        frozen = min(work.cost.frozen for work in job.stages)
+        live = 1 - frozen / job.flops if job.flops else 1.0
+        learnt = min(COMPUTED, max(0, job.photos - job.validation))
+        seconds += learnt * (live * job.pace.framework + (0.0 if frozen else job.pace.decode))
+        passes += learnt * live
     work = f"{job.validation} validation and {job.test} test photos by the finished model"
     return Phase(name="evaluation", seconds=seconds, work=work, gflop=passes * job.flops / 1e9)
+
+
+def _report(job: Job) -> Phase:
+    shown = min(EXPLAINED, job.validation + job.test)
+    curve = CURVE * (job.pace.product + BESIDES) if job.probed else 0.0
+    return Phase(
+        name="report",
+        seconds=REPORT + curve + shown * (job.pace.exact + EXPLAINING * job.pace.framework),
+        work="charts, doubtful labels, what more labels would bring" if job.probed else "charts",
+        gflop=shown * EXPLAINING * job.flops / 1e9,
+    )

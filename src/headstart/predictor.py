@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 
+from headstart.explaining.methods import EXACT, OCCLUSION
+from headstart.explaining.occlusion import occlusion
 from headstart.exporting.bundle import Bundle, Manifest
 from headstart.exporting.format import Graph, Outputs, named
 from headstart.modalities.loading import load_modality
 from headstart.modalities.modality import Modality
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, UInt8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,10 +64,16 @@ class Predictor:
     def heat(self, picture: UInt8[np.ndarray, "size size 3"], label: int) -> Float[np.ndarray, "r c"]:
         """How much each place of a decoded photo speaks for a class: exact where the graph tells, else by hiding it.
 
-        Places that are hidden one after another (Zeiler and Fergus 2014) cost a pass for each.
+        Places that are hidden one after another (Zeiler and Fergus 2014) cost a pass for each, in two batches.
         """
-        outputs = self.answer(picture[None])
-        if outputs.heat is not None:
-            exact: Float[np.ndarray, "r c"] = outputs.heat[0, :, :, label]
+        if "heat" in self.manifest.outputs:
+            told = self.answer(np.stack([picture])).heat
+            assert told is not None, "the manifest promises heat"
+            exact: Float[np.ndarray, "r c"] = told[0, :, :, label]
             return exact
-        raise NotImplementedError
+        return occlusion(lambda hidden: self.answer(hidden).probabilities, picture, label, self.manifest.spec)
+
+    @property
+    def method(self) -> str:
+        """How `heat` finds it, in words."""
+        return EXACT if "heat" in self.manifest.outputs else OCCLUSION

@@ -18,6 +18,7 @@ from headstart.minimise import Points
 FIRST = 0.01
 WEAKER = (0.03, 0.1, 0.3, 1.0)
 STRONGER = (0.003, 0.001, 0.0003, 0.0001)
+FOLDS = 5
 SMALLEST_PROBABILITY = 1e-7  # a class that was missing from a fold must not make the log loss infinite
 
 
@@ -72,7 +73,7 @@ def probe(
     classes: int,
     *,
     seed: int,
-    folds: int = 5,
+    folds: int = FOLDS,
     weights: Float[np.ndarray, "n"] | None = None,
 ) -> Generator[PathPoint, None, Probe]:
     """Find the best penalty by cross-validation: yields each one tried, a good guess first, and returns the best.

@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from headstart import novelty_file, out_of_fold
 from headstart.config import Settings, from_toml, to_toml
 from headstart.data.dataset import SPLITS, Dataset, Item, Skipped, Split
 from headstart.data.splits import write_splits
 from headstart.errors import BadRun
 from headstart.evaluation.evaluation import Answer, Evaluation
 from headstart.events import STORED, Decision, Event, Note, PhaseEnded, from_json, to_json
+from headstart.novelty import Novelty
+from headstart.out_of_fold import OutOfFold
 from headstart.planning import Forecast
 from headstart.training.loop import Position, Score
 from headstart.training.recipe import Recipe
@@ -36,6 +39,13 @@ from headstart.writing import room_for, whole, write_text
 
 MARK = "INCOMPLETE"
 FREE = "free some space, then resume the run"
+REPORT = "report.html"
+LARGEST = 256 << 20  # bytes of a run's texts: a confusion of three thousand classes fits
+# What a file that is damaged, or made to do harm, raises in its reader.
+_BREAKING = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError),
+    *(csv.Error, SafetensorError),
+)
 PACKAGES = (
     *("headstart", "numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"),
     *("pillow", "scikit-learn", "scipy", "safetensors", "accelerate"),
@@ -117,13 +127,15 @@ class Run:
     @property
     def settings(self) -> Settings:
         """What the user asked for."""
-        return from_toml((self.path / "config.toml").read_text(encoding="utf-8"))
+        with self._sound("config.toml") as path:
+            return from_toml(path.read_text(encoding="utf-8"))
 
     @property
     def recipe(self) -> Recipe | None:
         """What was decided, once it was."""
-        tables = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8")).get("recipe")
-        return Recipe.from_tables(tables) if tables else None
+        with self._sound("config.toml") as path:
+            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe")
+            return Recipe.from_tables(tables) if tables else None
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Put the decided recipe into `config.toml`."""
@@ -132,7 +144,8 @@ class Run:
     @property
     def backbone(self) -> dict[str, Any]:
         """Name, size, weights and licence of the backbone."""
-        return cast(dict[str, Any], json.loads((self.path / "backbone.json").read_text(encoding="utf-8")))
+        with self._sound("backbone.json") as path:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def write_backbone(self, backbone: Mapping[str, Any]) -> None:
         """Say what the run begins with: name, size, fit, weights and licence of the backbone."""
@@ -151,17 +164,17 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the model's outputs."""
-        return tuple((self.path / "classes.txt").read_text("utf-8", "surrogateescape").splitlines())
+        with self._sound("classes.txt") as path:
+            return tuple(path.read_text("utf-8", "surrogateescape").splitlines())
 
     @property
     def dataset(self) -> Dataset:
         """The manifest as it was written; the photos are not looked at."""
-        about = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+        with self._sound("data.json") as path:
+            about = dict(json.loads(path.read_text(encoding="utf-8")))
         position = {name: label for label, name in enumerate(self.classes)}
-        return Dataset(
-            root=Path(about["root"]),
-            classes=self.classes,
-            items=tuple(
+        with self._sound("splits.csv"):
+            items = tuple(
                 Item(
                     row["id"],
                     row["path"],
@@ -171,11 +184,18 @@ class Run:
                     float(row.get("weight") or 1.0),
                 )
                 for row in self._read_csv("splits.csv")
-            ),
-            skipped=tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv")),
-            user_splits=about["user_splits"],
-            notes=tuple(about.get("notes", ())),
-        )
+            )
+        with self._sound("skipped.csv"):
+            skipped = tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv"))
+        with self._sound("data.json"):
+            return Dataset(
+                root=Path(about["root"]),
+                classes=self.classes,
+                items=items,
+                skipped=skipped,
+                user_splits=about["user_splits"],
+                notes=tuple(about.get("notes", ())),
+            )
 
     # ---- what happens
 
@@ -192,10 +212,13 @@ class Run:
     @property
     def events(self) -> list[Event]:
         """What happened so far; a line that was cut off by a crash is left out."""
-        events = []
-        for line in self._lines():
-            with contextlib.suppress(json.JSONDecodeError):
-                events.append(from_json(json.loads(line)))
+        events: list[Event] = []
+        if not (self.path / "events.jsonl").exists():
+            return events
+        with self._sound("events.jsonl") as path:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    events.append(from_json(json.loads(line)))
         return events
 
     def decision(self, name: str) -> Decision | None:
@@ -209,10 +232,6 @@ class Run:
         kept = events[:count] + [event for event in events[count:] if isinstance(event, Decision)]
         write_text(self.path / "events.jsonl", "".join(json.dumps(to_json(event)) + "\n" for event in kept))
 
-    def _lines(self) -> list[str]:
-        log = self.path / "events.jsonl"
-        return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-
     # ---- what it was to take, and took
 
     def write_plan(self, predicted: Forecast, actual: Mapping[str, Any] | None = None) -> None:
@@ -225,7 +244,8 @@ class Run:
         path = self.path / "plan.json"
         if not path.exists():
             return None
-        return Forecast.from_json(json.loads(path.read_text(encoding="utf-8"))["predicted"])
+        with self._sound("plan.json"):
+            return Forecast.from_json(json.loads(path.read_text(encoding="utf-8"))["predicted"])
 
     # ---- checkpoints
 
@@ -247,15 +267,16 @@ class Run:
         path = self.path / "checkpoints" / "last.safetensors"
         if not path.exists():
             return None
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads(file.metadata()["about"])
-        arrays = load_file(path)
-        fields = dict(about["position"])
-        for name in ("before", "best_score"):
-            fields[name] = Score(**fields[name]) if fields[name] else None
-        best = {key[5:]: value for key, value in arrays.items() if key.startswith("best/")}
-        state = {key[6:]: value for key, value in arrays.items() if key.startswith("state/")}
-        return about, Position(**fields, best=best), state
+        with self._sound("checkpoints/last.safetensors", largest=None):
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads(file.metadata()["about"])
+            arrays = load_file(path)
+            fields = dict(about["position"])
+            for name in ("before", "best_score"):
+                fields[name] = Score(**fields[name]) if fields[name] else None
+            best = {key[5:]: value for key, value in arrays.items() if key.startswith("best/")}
+            state = {key[6:]: value for key, value in arrays.items() if key.startswith("state/")}
+            return about, Position(**fields, best=best), state
 
     # ---- what came out
 
@@ -277,10 +298,48 @@ class Run:
                 f"model of run {str(self.path)!r} does not load: {problem}", fix="train again, or copy the run again"
             ) from problem
 
+    def save_novelty(self, novelty: Novelty) -> None:
+        """Write where the features of the training photos lie, and how far from them is too far."""
+        tensors, about = novelty_file.arrays(novelty)
+        with whole(self.path / novelty_file.NAME, fix=FREE) as temporary:
+            _save_arrays(tensors, temporary, about)
+
+    @property
+    def novelty(self) -> Novelty | None:
+        """The same again; None where there were too few photos to tell, or the run is of an older headstart.
+
+        Raises:
+            BadRun: the file is damaged.
+        """
+        return novelty_file.read(self.path / novelty_file.NAME)
+
+    def save_out_of_fold(self, answers: OutOfFold) -> None:
+        """Write what the exact heads said of photos that they had not learnt from."""
+        tensors, about = answers.arrays()
+        with whole(self.path / out_of_fold.NAME, fix=FREE) as temporary:
+            _save_arrays(tensors, temporary, about)
+
+    @property
+    def out_of_fold(self) -> OutOfFold | None:
+        """The same again; None where the head was not solved exactly, or the run is of an older headstart.
+
+        Raises:
+            BadRun: the file is damaged, or of another run.
+        """
+        path = self.path / out_of_fold.NAME
+        return out_of_fold.read(path, photos=len(self.dataset), classes=len(self.classes)) if path.exists() else None
+
     def finish(self, evaluation: Evaluation, answers: Sequence[Answer]) -> None:
         """Write the results and declare the run whole."""
-        header = ("path", "label", "split", "predicted", "probability")
-        rows = ((a.path, a.label, a.split, a.predicted, f"{a.probability:.6f}") for a in answers)
+        header = ("path", "label", "split", "predicted", "probability", "distance", "unsure")
+        rows = (
+            (
+                *(a.path, a.label, a.split, a.predicted, f"{a.probability:.6f}"),
+                "" if a.distance is None else f"{a.distance:.6f}",
+                "" if a.unsure is None else str(a.unsure).lower(),
+            )
+            for a in answers
+        )
         self._write_csv("predictions.csv", header, rows)
         self._write_json("evaluation.json", evaluation.to_json())
         (self.path / MARK).unlink(missing_ok=True)
@@ -288,13 +347,15 @@ class Run:
     @property
     def evaluation(self) -> Evaluation:
         """How well the finished model does."""
-        return Evaluation.from_json(json.loads((self.path / "evaluation.json").read_text(encoding="utf-8")))
+        with self._sound("evaluation.json") as path:
+            return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
         """The run in a few facts."""
         evaluation, dataset = self.evaluation, self.dataset
         recipe = self.recipe
         notes = [event.text for event in self.events if isinstance(event, Note)]
+        report = self.path / REPORT
         return {
             "run": str(self.path),
             "backbone": self.backbone["name"],
@@ -308,11 +369,34 @@ class Run:
             "accuracy": evaluation.accuracy,
             "accuracy_interval": list(evaluation.accuracy_interval),
             "test": evaluation.test.to_json(),
+            "unsure": told.test.to_json() if (told := evaluation.abstention) and told.test else None,
+            "report": str(report) if report.is_file() else None,
             "notes": notes,
             "seconds": max((e.seconds for e in self.events if isinstance(e, PhaseEnded)), default=0.0),
         }
 
     # ---- files
+
+    @contextlib.contextmanager
+    def _sound(self, name: str, *, largest: int | None = LARGEST) -> Iterator[Path]:
+        """The path of a file that a stranger may have written: whatever in it breaks its reader becomes a sentence.
+
+        Raises:
+            BadRun: it is missing, larger than any can be, or makes no sense.
+        """
+        path = self.path / name
+        fix = "copy the run again, or train again"
+        try:
+            if largest is not None and path.stat().st_size > largest:
+                raise ValueError("it is larger than any can be")
+            yield path
+        except FileNotFoundError as problem:
+            raise BadRun(f"run {str(self.path)!r} has no {name}", fix=fix) from problem
+        except RecursionError as problem:
+            raise BadRun(f"{name} of run {str(self.path)!r} is nested too deep", fix=fix) from problem
+        except _BREAKING as problem:
+            told = f"{type(problem).__name__}: {problem}"[:200]
+            raise BadRun(f"{name} of run {str(self.path)!r} makes no sense ({told})", fix=fix) from problem
 
     def _write_json(self, name: str, value: Any) -> None:
         write_text(self.path / name, json.dumps(value, indent=2) + "\n")

@@ -102,6 +102,8 @@ def read_ids(path: Path) -> list[str] | None:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         except ValueError:
             return None
+        if dtype.str not in ("<f2", "<f4") or not shape or min(shape) < 0:
+            return None  # nobody here has written it: numbers of another kind could be objects
         length = ID_BYTES * shape[0]
         if os.fstat(file.fileno()).st_size != file.tell() + math.prod(shape) * dtype.itemsize + length:
             return None

@@ -111,7 +111,7 @@ class Store:
         wanted, folder = set(ids), self.root / fingerprint
         known: set[str] = set()
         for path in _files(folder):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, TypeError, RecursionError):  # damaged, or a stranger's
                 known |= wanted.intersection(
                     json.loads(path.read_bytes()) if path.suffix == ".json" else read_ids(path) or ()
                 )
@@ -241,10 +241,11 @@ class Shelf:
             os.utime(path)
 
     def _find_reasons(self, path: Path, wanted: set[str], found: Found) -> None:
-        if not intact(path):
+        told = _reasons(path) if intact(path) else None
+        if told is None:
             _delete(path)
             return
-        here = {id: reason for id, reason in json.loads(path.read_bytes()).items() if id in wanted}
+        here = {id: reason for id, reason in told.items() if id in wanted}
         if here:
             found.reasons.update(here)
             os.utime(path)
@@ -295,10 +296,20 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def _reasons(path: Path) -> dict[str, str] | None:
+    """Why photos could not be read, by their ids; None where the file says something else."""
+    try:
+        told = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    plain = isinstance(told, dict) and all(isinstance(reason, str) for reason in told.values())
+    return told if plain else None
+
+
 def _usage(folder: Path) -> ShelfUsage:
     try:
         what = str(json.loads((folder / _META).read_bytes())["what"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         what = "unknown"
     files = _files(folder)
     stats = [_stat(path) for path in files]

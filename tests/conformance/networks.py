@@ -12,7 +12,7 @@ from torch import nn
 
 from headstart.backbones.loading import load_backbone
 from headstart.errors import BadSetting
-from headstart.heads import Dense, Dropout, Head, LinearHead, Pool
+from headstart.heads import Dense, Dropout, Flatten, Head, LinearHead, Pool
 from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_backend import engines
 from headstart.networks.network import HEAD, Batch, Network, Optimization
@@ -423,6 +423,83 @@ def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
     assert min(fallen) < 0.7
 
 
+def check_gradients_are_those_of_the_logit(network: Network) -> None:
+    """Of each picture's own class, at the last map: compared with what the logits do when the map is changed."""
+    network.set_head(Head((Pool(), Dense(8, "tanh"))), CLASSES, seed=1)
+    images, labels = pictures(4), np.array([0, 1, 2, 0])
+    maps, gradient = network.gradients(images, labels)
+    last = network.cuts[-2]
+    np.testing.assert_allclose(maps, network.features(images, last), atol=1e-5)
+    assert gradient.shape == maps.shape
+    assert gradient.dtype == maps.dtype == np.float32
+    draw = np.random.default_rng(0).normal(size=maps.shape).astype(np.float32)
+    changed = [network.logits(maps + step * draw, last)[np.arange(4), labels] for step in (1e-2, -1e-2)]
+    wanted = (changed[0] - changed[1]) / 2e-2
+    np.testing.assert_allclose((gradient * draw).sum(axis=(1, 2, 3)), wanted, rtol=2e-2, atol=2e-3)
+
+
+def check_gradients_are_told_at_every_cut(network: Network) -> None:
+    network.set_head(Head((Pool(), Dense(8))), CLASSES, seed=1)
+    images = pictures(2)
+    for cut in network.cuts[1:]:
+        crossing, gradient = network.gradients(images, np.array([0, 1]), cut)
+        np.testing.assert_allclose(crossing, network.features(images, cut), atol=1e-5, err_msg=cut.name)
+        assert gradient.shape == crossing.shape
+        assert gradient.any(), cut.name
+
+
+def check_gradients_leave_no_trace(make: Callable[[], Network]) -> None:
+    """Before the head is prepared, between steps, and with live groups: training goes on to the same bits."""
+    asked, other = make(), make()
+    for network in (asked, other):
+        network.set_head(LAYERS, CLASSES, seed=1)
+    flags = _flags(asked)
+    asked.gradients(pictures(4), np.zeros(4, int))
+    assert _flags(asked) == flags
+    for network in (asked, other):
+        network.prepare(PLAN)
+    for first, rates in enumerate(({HEAD: 1e-2}, {HEAD: 1e-2, "top": 1e-2, "block2": 1e-3})):
+        for network in (asked, other):
+            network.thaw(rates)
+            steps(network, 1, first=2 * first)
+        drawn = [np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()]  # type: ignore[index,union-attr]
+        flags = _flags(asked)
+        for cut in (None, asked.cuts[1]):
+            asked.gradients(pictures(4), np.array([0, 1, 2, 0]), cut)
+        assert drawn == [np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()]  # type: ignore[index,union-attr]
+        assert _flags(asked) == flags, "what trains, or the mode, is another"
+        _same(asked, other)
+        for network in (asked, other):
+            steps(network, 1, first=2 * first + 1)
+        _same(asked, other)
+
+
+def _flags(network: Network) -> list[Any]:
+    """What the framework's own model says of its parts: what is live, modes, gradients that are kept."""
+    native = network.native
+    if not isinstance(native, nn.Module):
+        return [(layer.trainable, [variable.trainable for variable in layer.variables]) for layer in native.layers]
+    kept = [(parameter.requires_grad, parameter.grad is None) for parameter in native.parameters()]
+    return [*kept, *(module.training for module in native.modules())]
+
+
+def check_a_linear_head_on_the_mean_is_told(network: Network) -> None:
+    """With its weights the mean of the last map gives the logits; also when its group has trained."""
+    heads = (Head(), Head((Pool(), Dense(8, "linear"), Dropout(0.5))))
+    for head in heads:
+        with_head(network, head)
+        network.thaw({HEAD: 1e-2, "top": 1e-2})
+        steps(network, 2)
+        linear = network.linear_on_mean
+        assert linear is not None
+        maps = network.features(pictures(), network.cuts[-2])
+        wanted = network.logits(pictures())
+        np.testing.assert_allclose(maps.mean(axis=(1, 2)) @ linear[0] + linear[1], wanted, atol=1e-4)
+    for other in (LAYERS, Head((Flatten(), Dense(8, "linear")))):
+        network.set_head(other, CLASSES)
+        assert network.linear_on_mean is None, str(other)
+
+
 ON_ONE = (
     check_only_thawed_groups_move,
     check_weights_that_are_put_in_count,
@@ -438,8 +515,12 @@ ON_ONE = (
     check_the_average_goes_on_from_weights_that_are_put_in,
     check_statistics_are_learnt_in_live_groups_alone,
     check_a_rehearsal_leaves_learnt_statistics,
+    check_gradients_are_those_of_the_logit,
+    check_gradients_are_told_at_every_cut,
+    check_a_linear_head_on_the_mean_is_told,
 )
 ON_SEVERAL = (
+    check_gradients_leave_no_trace,
     check_resuming_equals_not_stopping,
     check_learnt_statistics_resume,
     check_padding_weighs_nothing,

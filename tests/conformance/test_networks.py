@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from headstart.networks import torch as torch_networks
+from headstart.networks import torch_heat
 from headstart.networks.network import HEAD
 from headstart.networks.torch import TorchNetwork
 
@@ -125,6 +126,52 @@ def test_the_suite_finds_the_fault_in_several(fault: type[TorchNetwork], check: 
         pytest.skip("this processor has no bf16")
     with pytest.raises(AssertionError):
         check(lambda: suite.small_torch_network(fault))
+
+
+class Backward(TorchNetwork):
+    """The fault of many: every weight is asked for its gradient, which stays with it."""
+
+    def gradients(self, pictures: Any, classes: Any, cut: Any = None) -> Any:
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(True)
+        self.model(self._tensor(pictures))[:, 0].sum().backward()
+        return super().gradients(pictures, classes, cut)
+
+
+class InTrainingMode(TorchNetwork):
+    """Statistics of the pictures that are explained go into the network."""
+
+    def gradients(self, pictures: Any, classes: Any, cut: Any = None) -> Any:
+        self.model.train()
+        try:
+            return super().gradients(pictures, classes, cut)
+        finally:
+            self.model.eval()
+
+
+class OfTheFirstClass(TorchNetwork):
+    """The labels are forgotten."""
+
+    def gradients(self, pictures: Any, classes: Any, cut: Any = None) -> Any:
+        return super().gradients(pictures, np.zeros_like(classes), cut)
+
+
+@pytest.mark.parametrize("fault", [Backward, InTrainingMode])
+def test_the_suite_finds_gradients_that_leave_a_trace(fault: type[TorchNetwork]) -> None:
+    with pytest.raises(AssertionError):
+        suite.check_gradients_leave_no_trace(lambda: suite.small_torch_network(fault))
+
+
+def test_the_suite_finds_gradients_of_another_class() -> None:
+    with pytest.raises(AssertionError):
+        suite.check_gradients_are_those_of_the_logit(suite.small_torch_network(OfTheFirstClass))
+
+
+def test_the_suite_finds_a_head_that_is_not_linear_on_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    heat = torch_heat.linear
+    monkeypatch.setattr(torch_networks, "linear", lambda head: heat(nn.Sequential(*list(head)[-1:])))
+    with pytest.raises(AssertionError):
+        suite.check_a_linear_head_on_the_mean_is_told(suite.small_torch_network())
 
 
 def test_the_suite_finds_a_state_without_step_counts() -> None:

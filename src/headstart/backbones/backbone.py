@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from headstart.config import Framework
-from headstart.errors import BadSetting
+from headstart.errors import BadBackbone, BadSetting
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import Network
 
@@ -58,6 +59,18 @@ class Wanted:
     factory: str | None = None  # makes the user's own network; code, and only ever from the user's own command
     allow_code: bool = False  # load a file that holds code; only ever from the user's own command
     on_progress: OnProgress | None = None  # told while weights are downloaded
+
+
+def check_torch(name: str) -> None:
+    """Nothing, if PyTorch is installed: who trains with Keras, or only predicts from bundles, needs none of it.
+
+    Raises:
+        BadBackbone: it is not.
+    """
+    if find_spec("torch") is None:
+        raise BadBackbone(
+            f"backbone {name!r} runs on PyTorch, which is not installed", fix='pip install "headstart[torch]"'
+        )
 
 
 def only_torch(name: str, wanted: Wanted) -> None:

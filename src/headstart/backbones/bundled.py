@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones import checkpoint, downloads
-from headstart.backbones.backbone import Backbone, Entry, Wanted, only_torch
+from headstart.backbones.backbone import Backbone, Entry, Wanted, check_torch, only_torch
 from headstart.errors import BadBackbone
 from headstart.modalities.spec import InputSpec
 from headstart.registry import closest
@@ -94,6 +94,7 @@ def load(name: str, wanted: Wanted) -> Backbone:
         BadSetting: another framework or a cut is wanted.
     """
     only_torch(f"bundled/{name}", wanted)
+    check_torch(f"bundled/{name}")
     if name not in _MEMBERS:
         full = [f"bundled/{known}" for known in _MEMBERS]
         hint = closest(f"bundled/{name}", full) or f"use one of {', '.join(full)}"

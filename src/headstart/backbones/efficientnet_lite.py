@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 WIDTH = 1280  # channels of the feature map, the same for the whole family
 STEM = 32
@@ -112,6 +113,28 @@ class ConvNorm(nn.Module):
             kernel = self.conv.weight * scale[:, None, None, None]
             normal = same_conv(pixels, self.conv, kernel, norm.bias - stored_mean * scale)
         return relu6(normal) if self.active else normal
+
+    def folded(self) -> FoldedConvNorm:
+        """The same layer with its normalisation in the kernel for good, of operations that every format knows."""
+        return FoldedConvNorm(self)
+
+
+class FoldedConvNorm(nn.Module):
+    """A `ConvNorm` that learns no more."""
+
+    def __init__(self, layer: ConvNorm) -> None:
+        super().__init__()
+        self.active = layer.active
+        self.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
+
+    def forward(self, pixels: Float[torch.Tensor, "n c h w"]) -> Float[torch.Tensor, "n d h2 w2"]:
+        """The map after this layer."""
+        conv = self.conv
+        (top, bottom), (left, right) = (padding(s, conv.kernel_size[0], conv.stride[0]) for s in pixels.shape[-2:])
+        even = (top, left) == (bottom, right)
+        given = pixels if even else F.pad(pixels, (left, right, top, bottom))
+        given = F.conv2d(given, conv.weight, conv.bias, conv.stride, (top, left) if even else 0, groups=conv.groups)
+        return F.relu6(given) if self.active else given
 
 
 def relu6(values: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ _DTYPES = dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16",
     12: "bool",
     13: "bfloat16",
 }
+_UINT8, _FLOAT32 = 1, 7
 _MEMORY = {1: "contiguous_format", 2: "channels_last", 4: "preserve_format"}
 # Part of a larger tensor, or all of it in another shape: writing into one would change the other.
 _VIEWS = (
@@ -58,6 +59,7 @@ class Exported:
     program: Program
     tensors: dict[str, torch.Tensor]
     says: dict[str, Any]
+    results: tuple[str, ...] = ()  # the values that it gives
 
 
 def export(module: nn.Module, pictures: torch.Tensor, what: str) -> Exported:
@@ -97,13 +99,23 @@ def read(path: Path, what: str) -> Exported:
         return _read(file, what)
 
 
+def read_whole(path: Path, what: str) -> Exported:
+    """A program from photos `uint8 [n h w 3]` of any size to several results, read in the same way.
+
+    Raises:
+        BadBackbone: as `read`.
+    """
+    with path.open("rb") as file:
+        return _read(file, what, _UINT8)
+
+
 def said(problem: Exception) -> str:
     """The first line of what PyTorch says about a problem."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [type(problem).__name__]
     return lines[0][:200].rstrip(".:")
 
 
-def _read(file: IO[bytes], what: str) -> Exported:
+def _read(file: IO[bytes], what: str, dtype: int = _FLOAT32) -> Exported:
     try:
         with zipfile.ZipFile(file) as archive:
             inside = {name.partition("/")[2]: name for name in archive.namelist()}
@@ -114,7 +126,7 @@ def _read(file: IO[bytes], what: str) -> Exported:
                     fix=f"with PyTorch 2.9 or newer, {AGAIN}",
                 )
             written = json.loads(archive.read(inside["models/model.json"]))
-            reading = _Reading(written["graph_module"], what)
+            reading = _Reading(written["graph_module"], what, dtype)
             program = reading.program()
             tensors = _tensors(archive, inside)
             extra = inside.get(f"extra/{SPEC}")
@@ -132,7 +144,8 @@ def _read(file: IO[bytes], what: str) -> Exported:
         name: Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), program.tensors[name].parameter)
         for name, value in given.items()
     }
-    return Exported(replace(program, tensors=sized), given, says if isinstance(says, dict) else {})
+    says = says if isinstance(says, dict) else {}
+    return Exported(replace(program, tensors=sized), given, says, reading.results)
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,8 @@ class _Reading:
 
     written: Mapping[str, Any]
     what: str
+    dtype: int = _FLOAT32  # of the pictures
+    results: tuple[str, ...] = ()
     renamed: dict[str, Any] = field(default_factory=dict)  # value of the file -> what stands for it
     steps: list[Step] = field(default_factory=list)
     stale: dict[str, str] = field(default_factory=dict)  # value of which a part was written over -> by what
@@ -163,8 +178,8 @@ class _Reading:
     def program(self) -> Program:
         tensors, picture = self._inputs()
         sizes = self.graph["tensor_values"][picture]["sizes"]
-        if self.graph["tensor_values"][picture]["dtype"] != 7 or len(sizes) != 4:
-            raise BadBackbone(f"{self.what} takes no float32 pictures [n c h w]", fix=AGAIN)
+        if self.graph["tensor_values"][picture]["dtype"] != self.dtype or len(sizes) != 4:
+            raise BadBackbone(f"{self.what} takes no {_DTYPES[self.dtype]} pictures of four axes", fix=AGAIN)
         if "as_int" in sizes[0]:
             raise BadBackbone(
                 f"{self.what} was exported for batches of exactly {sizes[0]['as_int']}",
@@ -180,8 +195,10 @@ class _Reading:
         ]
         if len(outputs) != len(self.written["signature"]["output_specs"]):
             raise BadBackbone(f"{self.what} was exported while training", fix=f"call model.eval() and {AGAIN}")
+        if len(outputs) == 1 or self.dtype == _UINT8:
+            self.results = tuple(self.renamed[output["as_tensor"]["name"]].name for output in outputs)
         # Of several outputs the last value stands for all; who takes it apart says which one is meant.
-        result = self.renamed[outputs[0]["as_tensor"]["name"]].name if len(outputs) == 1 else ""
+        result = self.results[0] if len(outputs) == 1 else ""
         return Program(
             picture=picture,
             shape=tuple(_side(side) for side in sizes),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.backbone import Backbone, Entry, OnProgress, Source, Wanted
+from headstart.backbones.backbone import Backbone, Entry, OnProgress, Source, Wanted, check_torch
 from headstart.config import Framework
 from headstart.errors import BadBackbone, BadSetting
 from headstart.modalities.spec import Fit
 from headstart.registry import Registry, closest
 
 NONE = "none"  # in place of a file of weights; a file of that name is ./none
+LARGEST = 1 << 13  # pixels of a side: of a network that asks for more, one picture fills the memory
+_AGAIN = "copy the run again, or train again"
 SMALLEST = 32  # pixels: the networks that we know halve the picture five times
 SOURCES = Registry("source of backbones", "headstart.backbones", BadBackbone)
 
@@ -71,7 +74,9 @@ def load_backbone(
         factory=factory,
         on_progress=on_progress,
     )
-    return _fitted(part.load(own, wanted), fit)
+    with _torch_missing(name):
+        backbone = part.load(own, wanted)
+    return _fitted(backbone, fit)
 
 
 def restore_backbone(identity: Mapping[str, Any]) -> Backbone:
@@ -80,13 +85,39 @@ def restore_backbone(identity: Mapping[str, Any]) -> Backbone:
     Raises:
         BadBackbone: it cannot be built here.
     """
+    if not isinstance(size := identity.get("size"), int) or not 0 < size <= LARGEST or "name" not in identity:
+        raise BadBackbone(f"the run says nothing of its backbone that makes sense: size {size!r}"[:200], fix=_AGAIN)
+    if not isinstance(about := identity.get("about", {}), Mapping):
+        raise BadBackbone("the run describes its backbone by something else than a table", fix=_AGAIN)
     source, _, own = str(identity["name"]).partition("/")
     part: Source = SOURCES.load(source)
-    return _fitted(part.restore(own, identity["size"], identity.get("about", {})), identity.get("fit"))
+    try:
+        with _torch_missing(str(identity["name"])):
+            backbone = part.restore(own, size, about)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
+        told = f"{type(problem).__name__}: {problem}"[:100]
+        raise BadBackbone(
+            f"the run's description of {identity['name']!r} makes no sense ({told})", fix=_AGAIN
+        ) from problem
+    return _fitted(backbone, identity.get("fit"))
+
+
+@contextmanager
+def _torch_missing(name: str) -> Iterator[None]:
+    """While open, a source that cannot import PyTorch says so in a sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as problem:
+        if problem.name != "torch":
+            raise
+        check_torch(name)
+        raise
 
 
 def _fitted(backbone: Backbone, fit: Fit | None) -> Backbone:
     """The same backbone, its photos brought to a square in this way."""
+    if backbone.framework == "torch":
+        check_torch(backbone.name)
     return backbone if fit is None else replace(backbone, spec=replace(backbone.spec, fit=fit))
 
 

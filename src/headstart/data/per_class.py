@@ -70,7 +70,7 @@ def _ways(words: Sequence[str]) -> str:
 def _from_json(content: str, what: str) -> dict[str, float]:
     try:
         found = json.loads(content)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise BadSetting(f"{what} are no JSON: {problem}", fix='write them as {"ants": 1, "bees": 2}') from problem
     if not isinstance(found, dict):
         raise BadSetting(f"{what} are no JSON object", fix='write them as {"ants": 1, "bees": 2}')
@@ -81,7 +81,7 @@ def _from_csv(content: str, what: str) -> dict[str, float]:
     rows = [row for row in csv.reader(io.StringIO(content)) if any(cell.strip() for cell in row)]
     wide = next((row for row in rows if len(row) != 2), None)
     if wide is not None or not rows:
-        seen = f"a row of {len(wide)} cells: {','.join(wide)!r}" if wide else "no row"
+        seen = f"a row of {len(wide)} cells: {','.join(wide)[:80]!r}" if wide else "no row"
         raise BadSetting(f"{what} have {seen}", fix="write a class and its number in each row, such as ants,1")
     if not _is_number(rows[0][1]) and len(rows) > 1:
         rows = rows[1:]  # the headings

@@ -42,6 +42,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     With `quality="fast"` the head is a linear one, solved exactly on cached features. Its penalty is chosen within
     `fit` by cross-validation, so within each fold of yours. Features are computed once for each picture, whatever
     folds or parameters come later.
+    Its probabilities are those of the penalised regression, as scikit-learn's; those of a tuned network are at the
+    temperature that fits the pictures that were held back.
 
     Args:
         backbone: name of a pre-trained network, or what `load_backbone` gave.

@@ -5,28 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from headstart.evaluation.abstention import Abstention, Unsure
+from headstart.evaluation.calibration import Calibration
 from headstart.evaluation.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the finished model says of one labelled photo."""
+    """What the finished model says of one labelled photo. `unsure` is None where the model cannot tell."""
 
     path: str
     label: str
     split: str
     predicted: str
     probability: float
+    distance: float | None = None  # from the photos of the training
+    unsure: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """`test` is by the model that ships, touched once. `validation` says in `validation_method` how it was got."""
+    """`test` is by the model that ships, touched once. `validation` says in `validation_method` how it was got.
+
+    `calibration` and `abstention` are of the run; of other photos, `unsure` counts those that are like none of it.
+    """
 
     test: Metrics
     validation: Metrics | None = None
     validation_method: str = ""
     fitted_on_validation: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    abstention: Abstention | None = None
+    unsure: Unsure | None = None
 
     @property
     def accuracy(self) -> float:
@@ -44,6 +54,9 @@ class Evaluation:
         if self.validation is not None:
             row["validation"] = {"method": self.validation_method, **self.validation.to_json()}
             row["fitted_on_validation"] = list(self.fitted_on_validation)
+        for name in PARTS:
+            if (part := getattr(self, name)) is not None:
+                row[name] = part.to_json()
         return row
 
     @classmethod
@@ -56,4 +69,9 @@ class Evaluation:
             validation=Metrics.from_json(validation) if validation else None,
             validation_method=method,
             fitted_on_validation=tuple(row.get("fitted_on_validation", ())),
+            **{name: part.from_json(row[name]) for name, part in PARTS.items() if row.get(name)},
         )
+
+
+# What may be missing: runs of older versions have none of it.
+PARTS: dict[str, Any] = {"calibration": Calibration, "abstention": Abstention, "unsure": Unsure}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from headstart.errors import BadExport
 from headstart.exporting.bundle import Bundle, Manifest
 from headstart.registry import Registry
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 Precision = Literal["fp32", "fp16", "int8"]
 Engine = Literal["torch", "tensorflow", "jax"]  # what a run was trained with
@@ -67,6 +69,13 @@ class Format(Protocol):
         """Why a model of this framework cannot be exported so, by the format's nature; None where it can.
 
         Loads nothing: the table in the docs is made of it.
+        """
+
+    def check_installed(self, engine: Engine, precision: Precision) -> None:
+        """Refuse where a library is missing that writes it; called before any work.
+
+        Raises:
+            BadExport: with the way to install it.
         """
 
     def write(self, whole: Whole, folder: Path, precision: Precision) -> None:

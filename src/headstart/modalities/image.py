@@ -13,14 +13,18 @@ One rule for each kind of file; docs/images.md has them all, and a test holds a 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, features
 from PIL import __version__ as pillow
 
 from headstart.modalities.frames import framed, randomly_framed
 from headstart.modalities.spec import InputSpec
 from headstart.modalities.upright import PIXEL_LIMIT, reasons, upright
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 # The whole photo, for `look.py` and whoever else wants more of it than a backbone's square.
 _upright, _reasons = upright, reasons

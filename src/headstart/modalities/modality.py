@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
 
 from headstart.modalities.spec import InputSpec
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 
 class Undecodable(Exception):

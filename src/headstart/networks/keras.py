@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from keras import ops
 
 from headstart.errors import BadSetting
@@ -21,12 +21,15 @@ from headstart.modalities.spec import InputSpec
 from headstart.networks.keras_engine import Compiled, Engine, Tensor, engine
 from headstart.networks.keras_graph import Piece, flattened, flops, grouped, learning, pieces, pooling
 from headstart.networks.keras_head import input_of, top
+from headstart.networks.keras_heat import linear
 from headstart.networks.keras_losses import Criterion, Measures, cross_entropy, given, measures
 from headstart.networks.keras_native import FILE, joined, preprocessing, write
 from headstart.networks.keras_optimizer import clipped, rated
 from headstart.networks.keras_weights import Named, copy_of, named_in, switch, thaw, value_of
+from headstart.networks.keras_whole import from_photos
 from headstart.networks.network import HEAD, INPUT, Batch, Cut, Group, Optimization, Own, StepPrecision
 from headstart.networks.rehearsal import lowest
+from headstart.novelty import Novelty
 from headstart.writing import whole
 
 
@@ -205,6 +208,37 @@ class KerasNetwork:
 
     def _training_answer(self, inputs: Tensor, start: int) -> Tensor:
         return self._head(_through(self._training_steps[start : self._head_input], inputs), training=True)
+
+    # ---- what an answer hangs on
+
+    def gradients(
+        self, pictures: UInt8[np.ndarray, "n h w c"], classes: Int[np.ndarray, "n"], cut: Cut | None = None
+    ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
+        """What crosses the cut, by default the last map, and the gradient there of the logit of each class."""
+        at = len(self._steps) - 1 if cut is None else self.cuts.index(cut)
+
+        def crossing_and_gradient(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            crossing = self._between(pixels, 0, at)
+
+            def chosen(entering: Tensor) -> Tensor:
+                return ops.sum(self._answer(entering, at) * labels)  # a row's logits hang on its own picture alone
+
+            return crossing, self._engine.slope(chosen, crossing)
+
+        run = self._once("gradients", (at,), lambda: crossing_and_gradient)
+        crossing, gradient = self._engine.read(run(pictures, np.eye(self._classes, dtype=np.float32)[classes]))
+        return _array(crossing), _array(gradient)
+
+    @property
+    def _classes(self) -> int:
+        return int(self._head.output_shape[-1])
+
+    @property
+    def linear_on_mean(self) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, "k"]] | None:
+        """Weights and bias of the head, where it is linear on the mean over the places of the last map."""
+        if len(self.backbone.output_shape) != 4:
+            return None
+        return linear(self._head.layers, self._head.input_shape[1:])
 
     # ---- the new top
 
@@ -570,6 +604,20 @@ class KerasNetwork:
         model = joined(self.spec, self._logits_of, temperature=temperature, views=views)
         with whole(folder / FILE, fix="free some space, then resume the run") as temporary:
             write(model, temporary, classes)
+
+    def whole(self, *, temperature: float, views: Sequence[str], novelty: Novelty | None, heat: bool) -> keras.Model:
+        """From photos `uint8 [n h w 3]` of any size to a dictionary of answers, on the very same weights."""
+        on_map = self._head_input < len(self._steps)
+        return from_photos(
+            self.spec,
+            mapped=lambda pictures: self.backbone(self._preprocess(pictures)),
+            pooled=self._pool,
+            answered=lambda last, features: self._head(last if on_map else features),
+            temperature=temperature,
+            views=views,
+            novelty=novelty,
+            linear=self.linear_on_mean if heat else None,
+        )
 
     def _logits_of(self, pixels: Any) -> Any:
         found = self.backbone(self._preprocess(pixels))

@@ -69,13 +69,20 @@ def engines() -> tuple[Engine, ...]:
 
 @contextlib.contextmanager
 def _without_notices() -> Iterator[None]:
-    """Hold back what TensorFlow's C++ writes to stderr, by its own settings unavoidably, each time that it starts.
-
-    It concerns no user. Anything else that was written meanwhile follows afterwards.
-    """
+    """Hold back what TensorFlow's C++ writes to stderr, by its own settings unavoidably, each time that it starts."""
     if "keras" in sys.modules:
         yield
         return
+    with without_lines(_NOTICES):
+        yield
+
+
+@contextlib.contextmanager
+def without_lines(notices: tuple[bytes, ...]) -> Iterator[None]:
+    """Hold back lines that begin like this of what libraries below Python write to stderr: they concern no user.
+
+    Anything else that was written meanwhile follows afterwards.
+    """
     try:
         stderr = os.dup(2)
     except OSError:  # closed by the shell: 2>&-
@@ -90,7 +97,7 @@ def _without_notices() -> Iterator[None]:
             os.close(stderr)
             kept.seek(0)
             for line in kept:
-                if not line.startswith(_NOTICES):
+                if not line.startswith(notices):
                     os.write(2, line)
 
 

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """`function`, compiled once per shape of its arguments, which are arrays; it may assign to `changes` alone.
 
         Args:
-            function: of tensors; gives one tensor.
+            function: of tensors; gives one tensor, or several in a tuple.
             reads: variables that it uses and leaves as they are.
             changes: variables that it assigns to.
             shared: how many of its first arguments are divided among the devices, along their first axis. What it gives
@@ -55,6 +55,9 @@ class Engine(Protocol):
 
         `statistics` are the variables that computing the loss assigns to.
         """
+
+    def slope(self, function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+        """The gradient of a function that gives one number; within a compiled function."""
 
     @property
     def copies(self) -> int:

@@ -88,6 +88,10 @@ class JaxEngine:
             variable.assign(value)
         return result, found
 
+    def slope(self, function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+        """By `jax.grad`; variables are those of the compiled function around it."""
+        return jax.grad(function)(at)
+
     @property
     def copies(self) -> int:
         """One program spans all devices."""

@@ -84,6 +84,13 @@ class TensorFlowEngine:
             found = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, found)
         return result, found
 
+    def slope(self, function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+        """By a tape that watches this tensor alone."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(at)
+            result = function(at)
+        return tape.gradient(result, at, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
     @property
     def copies(self) -> int:
         """One on each device."""

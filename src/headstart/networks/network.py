@@ -10,15 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
 
 from headstart.heads import Head, LinearHead, Native
 from headstart.novelty import Novelty
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped, UInt8
+
 HEAD = "head"  # the name of the group that is new
+OUTPUTS = ("probabilities", "distance", "heat")  # of a whole model, in this order; the last two where it has them
 
 StepPrecision = Literal["fp32", "bf16"]  # what a training step computes in; weights and slots are fp32 in any case
 
@@ -229,11 +232,12 @@ class Network(Protocol):
         """
 
     def gradients(
-        self, pictures: UInt8[np.ndarray, "n h w c"], classes: Int[np.ndarray, "n"]
+        self, pictures: UInt8[np.ndarray, "n h w c"], classes: Int[np.ndarray, "n"], cut: Cut | None = None
     ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
-        """The last map of each picture, and the gradient of the logit of its class with respect to that map.
+        """What crosses the cut, by default the last map, and the gradient there of the logit of each picture's class.
 
-        Both `[n h w d]`, or `[n t d]` where the backbone gives tokens; in inference mode.
+        Both `[n h w d]`, or `[n t d]` where the backbone gives tokens; in inference mode. `cut` lies before the head's.
+        Nothing of the network changes, to the bit: no weight, statistic, gradient, random state, nor what is live.
         """
 
     def whole(self, *, temperature: float, views: Sequence[str], novelty: Novelty | None, heat: bool) -> Any:
@@ -248,7 +252,11 @@ class Network(Protocol):
 
     @property
     def linear_on_mean(self) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, "k"]] | None:
-        """Weights and bias of the head, where logits are linear in the mean over the places of the last map."""
+        """Weights and bias of the head, where logits are linear in the mean over the places of the last map.
+
+        Then `map @ weights / places` is what each place adds to each logit: with the bias it sums to the logit. None
+        for other heads and poolings, and where the backbone gives tokens, not all of which may be places.
+        """
 
     def save(self, folder: Path, *, classes: Sequence[str], temperature: float, views: Sequence[str]) -> None:
         """Write the framework's own file of the whole model, where it has one that needs no code of ours to load.

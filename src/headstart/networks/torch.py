@@ -16,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from headstart.errors import BadSetting
@@ -35,12 +35,15 @@ from headstart.networks.torch_arrays import array, copied
 from headstart.networks.torch_device import device_of, has_bf16, part
 from headstart.networks.torch_graph import GroupOf, grouped, take_apart
 from headstart.networks.torch_head import drawn, solved
+from headstart.networks.torch_heat import crossing_and_gradient, linear, means
 from headstart.networks.torch_modules import (
     Between,
     TransferModel,
     forgetful,
 )
 from headstart.networks.torch_training import Trainer, frozen
+from headstart.networks.torch_whole import Whole
+from headstart.novelty import Novelty
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -196,6 +199,27 @@ class TorchNetwork:
         """The answers, in inference mode and fp32."""
         with torch.inference_mode():
             return array(self.model(self._tensor(inputs), self._position(start)))
+
+    # ---- what an answer hangs on
+
+    def gradients(
+        self, pictures: UInt8[np.ndarray, "n h w c"], classes: Int[np.ndarray, "n"], cut: Cut | None = None
+    ) -> tuple[Float[np.ndarray, "n ..."], Float[np.ndarray, "n ..."]]:
+        """What crosses the cut, by default the last map, and the gradient there of the logit of each class."""
+        at = len(self.cuts) - 2 if cut is None else self._position(cut)
+        labels = torch.from_numpy(np.asarray(classes, np.int64)).to(self.device)
+        crossing, gradient = crossing_and_gradient(self.model, self._tensor(pictures), labels, at)
+        return array(crossing), array(gradient)
+
+    @property
+    def linear_on_mean(self) -> tuple[Float[np.ndarray, "d k"], Float[np.ndarray, "k"]] | None:
+        """Weights and bias of the head, where it is linear on the mean over the places of the last map."""
+        pooled = self.model.head_input == len(self.cuts) - 1
+        return linear(self.model.head) if pooled and means(self.model, self._map_shape) else None
+
+    @cached_property
+    def _map_shape(self) -> tuple[int, ...]:
+        return self._blank(self.cuts[-2]).shape[1:]
 
     def _tensor(self, inputs: Shaped[np.ndarray, "n ..."]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device, non_blocking=True)
@@ -355,6 +379,14 @@ class TorchNetwork:
     def measured(self, labels: Int[np.ndarray, "n"], logits: Float[np.ndarray, "n k"]) -> dict[str, float]:
         """None: metrics of a user's own are for Keras backbones."""
         return {}
+
+    # ---- leaving
+
+    def whole(self, *, temperature: float, views: Sequence[str], novelty: Novelty | None, heat: bool) -> Whole:
+        """Everything from photos `uint8 [n h w 3]` of any size to answers, as a module that gives a tuple."""
+        linear = self.linear_on_mean if heat else None
+        whole = Whole(self.model, self.spec, temperature=temperature, views=views, novelty=novelty, linear=linear)
+        return whole.eval().requires_grad_(False)
 
     # ---- keeping
 

@@ -12,28 +12,48 @@ from typing import Any
 from headstart.errors import BadRuntime
 from headstart.networks.network import Cut, Network
 
-_TELEMETRY = "openvino_telemetry"
+_TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
 
 
 def library() -> Any:
-    """OpenVINO itself, without what would send data about its use: who uses headstart has agreed to nothing."""
+    """OpenVINO itself, without what would send data about its use: who uses headstart has agreed to nothing.
+
+    Its converter, a third of what importing it takes, is imported when it is first called.
+    """
+    with untold(), _absent(_CONVERTER):
+        openvino = importlib.import_module("openvino")
+    if not hasattr(openvino, "convert_model"):
+        openvino.convert_model = _convert_model  # type: ignore[attr-defined]  # where everyone looks for it
+    return openvino
+
+
+def _convert_model(*arguments: Any, **options: Any) -> Any:
+    """OpenVINO's `convert_model`."""
     with untold():
-        return importlib.import_module("openvino")
+        convert = importlib.import_module(_CONVERTER).convert_model
+    return convert(*arguments, **options)
 
 
 @contextmanager
 def untold() -> Iterator[None]:
     """While open, libraries that are imported find nothing to send data about their use with."""
+    with _absent(_TELEMETRY):
+        yield
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """While open, a module that was not imported yet seems not to be installed: libraries do without."""
     missing = object()
-    before = sys.modules.get(_TELEMETRY, missing)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # as if it were not installed: they do without
+    before = sys.modules.get(name, missing)
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         if before is missing:
-            del sys.modules[_TELEMETRY]
+            del sys.modules[name]
         else:
-            sys.modules[_TELEMETRY] = before  # type: ignore[assignment]
+            sys.modules[name] = before  # type: ignore[assignment]
 
 
 def convert(network: Network, upto: Cut, chunk: int) -> Any:

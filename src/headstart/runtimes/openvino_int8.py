@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -90,22 +90,27 @@ def quantised(model: Any, pictures: UInt8[np.ndarray, "n h w c"]) -> Any:
     chunk = int(model.inputs[0].shape[0])
     batches = [pictures[first : first + chunk] for first in range(0, len(pictures) - chunk + 1, chunk)]
     try:
-        with _quiet() as nncf:
-            return nncf.quantize(
-                model.clone(),
-                nncf.Dataset(batches),
-                subset_size=len(batches),
-                preset=nncf.QuantizationPreset.MIXED,
-                fast_bias_correction=True,
-                ignored_scope=nncf.IgnoredScope(names=delicate(model)),
-                advanced_parameters=_advanced(),
-            )
+        return fitted(model.clone(), batches, delicate(model))
     # A quantiser meets what others wrote: nearly every built-in error comes out of it.
     except Exception as problem:
         raise BadRuntime(
             f"this network cannot be brought to eight bits ({str(problem).strip().splitlines()[0]})",
             fix="leave the precision out",
         ) from problem
+
+
+def fitted(model: Any, batches: Sequence[UInt8[np.ndarray, "n h w c"]], ignored: Iterable[str]) -> Any:
+    """The model in eight bits but for the nodes that are ignored; the ranges are those that these batches show."""
+    with _quiet() as nncf:
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            fast_bias_correction=True,
+            ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
+            advanced_parameters=_advanced(),
+        )
 
 
 def delicate(model: Any) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
 
 from headstart.errors import BadRuntime
 from headstart.networks.network import Cut, Network
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped, UInt8
 
 Precision = Literal["fp32", "bf16", "int8"]
 CHUNK = 4  # photos in one forward pass of a framework: on a CPU more is no faster, and memory grows with it
@@ -19,7 +21,7 @@ GPU_CHUNK = 64  # the same on a GPU, where a few photos take as long as many
 _GPUS = ("cuda", "gpu", "mps", "tpu")  # what PyTorch, TensorFlow and JAX call a device that is no CPU
 CALIBRATION = 128  # photos by whose activations a network is brought to eight bits
 
-Sample = Callable[[], UInt8[np.ndarray, "n h w c"]]  # decodes the photos of a calibration, when they are needed
+Sample = Callable[[], "UInt8[np.ndarray, 'n h w c']"]  # decodes the photos of a calibration, when they are needed
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def rate(network: Network, size: int) -> float:
 def _known(path: Path) -> dict[str, int]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {key: size for key, size in found.items() if isinstance(size, int)} if isinstance(found, dict) else {}
 

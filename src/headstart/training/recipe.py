@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -14,6 +15,7 @@ from headstart.networks.network import Group, Optimization
 from headstart.training.stages import Stage
 
 SHARE = 0.375  # of a forward pass, that the groups tuned by default take: more would not be a matter of minutes
+_VIEWS = (("plain",), ("flip",), ("plain", "flip"), ("flip", "plain"))
 FEW = 20  # validation photos below which they cannot tell a better model from a luckier one
 
 
@@ -29,7 +31,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     optimization: Optimization
     views: tuple[str, ...] = ("plain",)  # test-time views whose probabilities are averaged
-    temperature: float = 1.0  # the logits of the finished model are divided by it; fitted on validation after tuning
+    temperature: float = 1.0  # the finished model's logits are divided by it; fitted on photos it has not seen
     prior: tuple[float, ...] = ()  # share of each class in what the model learnt from, weights counted; of old runs: ()
 
     def to_tables(self) -> dict[str, Any]:
@@ -46,7 +48,15 @@ class Recipe:
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_tables` wrote."""
+        """The recipe that `to_tables` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: nobody wrote it so.
+        """
+        if not (math.isfinite(tables["temperature"]) and tables["temperature"] > 0):
+            raise ValueError(f"temperature {tables['temperature']}")
+        if tuple(tables["views"]) not in _VIEWS:
+            raise ValueError(f"views {tables['views']!r}"[:100])
         optimization = {**tables["optimization"], "betas": tuple(tables["optimization"]["betas"])}
         return cls(
             head=parse(tables["head"]),

@@ -15,6 +15,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.choosing import Choices, Wanted
 from headstart.data.dataset import Dataset
 from headstart.errors import BadData, DiskFull
+from headstart.evaluation.calibration import TEMPERATURES
 from headstart.events import Decision, Event
 from headstart.features import Features
 from headstart.modalities.modality import Modality
@@ -29,7 +30,6 @@ from headstart.weighting import ClassWeights, item_weights
 
 Judge = Callable[[], Score]
 Weights = Float[np.ndarray, "n"] | None  # of each photo; None: all the same
-TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # steps of 4 %: finer would fit the photos, not the network
 
 
 @dataclass(frozen=True, kw_only=True)

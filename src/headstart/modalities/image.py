@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # The whole photo, for `look.py` and whoever else wants more of it than a backbone's square.
 _upright, _reasons = upright, reasons
 
-RULES = 2  # part of the fingerprint: count up when the same bytes begin to give another picture
+RULES = 3  # part of the fingerprint: count up when the same bytes begin to give another picture
 # A reduced JPEG keeps a shorter side of at least this many times the one it is resized to (see
 # benchmarks/quality/reduced_decoding.py for what 1, 2 and 4 cost and bring); where it is padded, a longer side.
 REDUCED_MARGIN = 2

@@ -87,21 +87,30 @@ class Square(nn.Module):
         height, width = pixels.shape[1], pixels.shape[2]
         # Channels first: then both products are of large matrices, and the result is what the network takes.
         channels = pixels.permute(0, 3, 1, 2).float()
-        rows = _levels(channels @ self._weights(width, width, height).t())
-        return _levels(self._weights(height, width, height) @ rows)
+        coarse, fine = self._weights(width, width, height)
+        rows = _levels(channels @ coarse.t(), channels @ fine.t())
+        coarse, fine = self._weights(height, width, height)
+        return _levels(coarse @ rows, fine @ rows)
 
-    def _weights(self, side: int, width: int, height: int) -> Tensor:
-        """How much each pixel of a side of the photo counts for each pixel of the square: `[size side]`."""
-        whole = [torch.scalar_tensor(each, dtype=torch.int64) for each in (side, width, height)]
-        start, length, offset, scale = self._placed(*whole)
-        places = torch.arange(self.spec.size, dtype=torch.float32) - offset
-        centres = start + (places + 0.5) * scale
-        middles = torch.arange(side, dtype=torch.float32) + 0.5
+    def _weights(self, side: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+        """How much each pixel of a side of the photo counts for each pixel of the square: twice `[size side]`.
+
+        In whole numbers of 22 bits, as Pillow has them, for what lies between two levels must be rounded as there; in
+        two parts, so that float32 holds their sums exactly: the upper half, which counts 2048 times, and the lower.
+        """
+        lengths = [torch.scalar_tensor(each, dtype=torch.int64) for each in (side, width, height)]
+        start, length, offset, scale = self._placed(*lengths)
+        places = torch.arange(self.spec.size, dtype=torch.float64) - offset
+        centres = start.double() + (places + 0.5) * scale
+        middles = torch.arange(side, dtype=torch.float64) + 0.5
         # A photo that shrinks is averaged over as much of it as a pixel of the square covers.
         wide = torch.clamp(scale, min=1.0)
         weights = _KERNELS[self.spec.interpolation]((middles[None] - centres[:, None]) / wide)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
-        return weights * torch.logical_and(places >= 0, places < length).float()[:, None]
+        weights = weights * torch.logical_and(places >= 0, places < length).double()[:, None]
+        whole = torch.floor(weights.abs() * 2**22 + 0.5) * torch.sign(weights)
+        upper = torch.floor(whole / 2**11)
+        return upper.float(), (whole - upper * 2**11).float()
 
     def _placed(self, side: Tensor, width: Tensor, height: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where in the photo the square begins, how many of its pixels the photo fills, from which on, and their scale.
@@ -110,15 +119,15 @@ class Square(nn.Module):
         """
         size, none = self.spec.size, torch.zeros(())
         if self.spec.fit == "squash":
-            return none, none + size, none, side.float() / size
+            return none, none + size, none, side.double() / size
         if self.spec.fit == "pad":
             longer = torch.maximum(width, height)
             length = torch.round((side * size).float() / longer.float()).clamp(min=1.0)
-            return none, length, torch.floor((size - length) / 2), side.float() / length
+            return none, length, torch.floor((size - length) / 2), side.double() / length.double()
         resized = torch.div(side * self.spec.resized, torch.minimum(width, height), rounding_mode="trunc").float()
         photo, first = side.float(), torch.round((resized - size) / 2)
         start, stop = first * photo / resized, torch.minimum(photo, (first + size) * photo / resized)
-        return start, none + size, none, (stop - start) / size
+        return start, none + size, none, (stop - start).double() / size
 
 
 class Distance(nn.Module):
@@ -191,9 +200,9 @@ def folded(model: TransferModel) -> TransferModel:
     return copied
 
 
-def _levels(values: Tensor) -> Tensor:
-    """The nearest levels of a colour; halves go up, as in Pillow, and not to the even one."""
-    return torch.floor(values + 0.5).clamp(0.0, 255.0)
+def _levels(upper: Tensor, lower: Tensor) -> Tensor:
+    """The nearest levels of a colour, of sums of both parts; halves go up, as in Pillow, and not to the even one."""
+    return torch.floor((upper + torch.floor(lower / 2**11) + 2**10) / 2**11).clamp(0.0, 255.0)
 
 
 def _bilinear(places: Tensor) -> Tensor:

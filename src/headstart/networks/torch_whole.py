@@ -99,13 +99,13 @@ class Square(nn.Module):
         two parts, so that float32 holds their sums exactly: the upper half, which counts 2048 times, and the lower.
         """
         lengths = [torch.scalar_tensor(each, dtype=torch.int64) for each in (side, width, height)]
-        start, length, offset, scale = self._placed(*lengths)
-        places = torch.arange(self.spec.size, dtype=torch.float64) - offset
-        centres = start.double() + (places + 0.5) * scale
-        middles = torch.arange(side, dtype=torch.float64) + 0.5
+        start, stop, length, offset = self._placed(*lengths)
+        places = torch.arange(self.spec.size) - offset
+        pixel, beyond = _middles(start, stop, length, places)
+        away = (torch.arange(side)[None] - pixel[:, None]).double() + (0.5 - beyond)[:, None]
         # A photo that shrinks is averaged over as much of it as a pixel of the square covers.
-        wide = torch.clamp(scale, min=1.0)
-        weights = _KERNELS[self.spec.interpolation]((middles[None] - centres[:, None]) / wide)
+        wide = ((stop - start).double() / length.double()).clamp(min=1.0)
+        weights = _KERNELS[self.spec.interpolation](away / wide)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
         weights = weights * torch.logical_and(places >= 0, places < length).double()[:, None]
         whole = torch.floor(weights.abs() * 2**22 + 0.5) * torch.sign(weights)
@@ -113,21 +113,21 @@ class Square(nn.Module):
         return upper.float(), (whole - upper * 2**11).float()
 
     def _placed(self, side: Tensor, width: Tensor, height: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Where in the photo the square begins, how many of its pixels the photo fills, from which on, and their scale.
+        """From where to where of the photo's side is seen, how many pixels of the square that fills, from which on.
 
-        As `frames.middle` and `frames.whole`; lengths are whole numbers until the last step, as they are there.
+        As `frames.middle` and `frames.whole`: the first two in float32, as Pillow takes them; the others whole numbers.
         """
-        size, none = self.spec.size, torch.zeros(())
+        size, none = self.spec.size, torch.zeros((), dtype=torch.int64)
         if self.spec.fit == "squash":
-            return none, none + size, none, side.double() / size
+            return none.float(), side.float(), none + size, none
         if self.spec.fit == "pad":
             longer = torch.maximum(width, height)
-            length = torch.round((side * size).float() / longer.float()).clamp(min=1.0)
-            return none, length, torch.floor((size - length) / 2), side.double() / length.double()
+            length = torch.round((side * size).float() / longer.float()).clamp(min=1.0).long()
+            return none.float(), side.float(), length, torch.div(size - length, 2, rounding_mode="floor")
         resized = torch.div(side * self.spec.resized, torch.minimum(width, height), rounding_mode="trunc").float()
         photo, first = side.float(), torch.round((resized - size) / 2)
-        start, stop = first * photo / resized, torch.minimum(photo, (first + size) * photo / resized)
-        return start, none + size, none, (stop - start).double() / size
+        stop = torch.minimum(photo, (first + size) * photo / resized)
+        return first * photo / resized, stop, none + size, none
 
 
 class Distance(nn.Module):
@@ -198,6 +198,24 @@ def folded(model: TransferModel) -> TransferModel:
             above, _, last = name.rpartition(".")
             setattr(copied.get_submodule(above), last, layer.folded())
     return copied
+
+
+def _middles(start: Tensor, stop: Tensor, length: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixel of the photo in which the middle of each place lies, and how far beyond its beginning.
+
+    That is `start + (places + 0.5) * (stop - start) / length`, whole pixels apart from their fractions: an engine that
+    knows no float64 would lose what decides which way a half is rounded.
+    """
+    seen = stop - start  # rounded to float32, as Pillow has it
+    steps, parts = 2 * places + 1, 2 * length
+    crossed = steps * torch.floor(seen).long()
+    whole = torch.div(crossed, parts, rounding_mode="floor")
+    rest = (crossed - whole * parts).double() + steps.double() * _fraction(seen).double()
+    return torch.floor(start).long() + whole, _fraction(start).double() + rest / parts.double()
+
+
+def _fraction(length: Tensor) -> Tensor:
+    return length - torch.floor(length)
 
 
 def _levels(upper: Tensor, lower: Tensor) -> Tensor:

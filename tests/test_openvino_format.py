@@ -12,7 +12,7 @@ import pytest
 
 from headstart.errors import BadExport
 from headstart.exporting.bundle import Bundle
-from headstart.exporting.format import Graph, Whole, named
+from headstart.exporting.format import Graph, Whole, named, on_canvas
 from headstart.exporting.formats import openvino, openvino_square
 
 from . import small_bundle
@@ -76,13 +76,27 @@ def test_photos_of_any_size_have_the_models_answers(shape: tuple[int, int, int],
 
 
 def test_squares_enter_behind_the_preprocessing_and_have_the_same_answers(graph: Graph) -> None:
-    from headstart.exporting.format import on_canvas
-
     pictures = np.random.default_rng(2).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
     assert graph._squares is not None, "the graph has a square to cut it at"  # type: ignore[attr-defined]
     np.testing.assert_allclose(
         graph.squares(pictures).probabilities, expected(on_canvas(pictures, MANIFEST)), atol=1e-5
     )
+
+
+def test_the_graph_of_a_run_with_all_that_it_says_is_cut_at_its_square(tmp_path: Path) -> None:
+    from . import test_torch_whole as real
+
+    model = real.tiny().whole(temperature=0.7, views=("plain", "flip"), novelty=real.novelty(), heat=True)
+    outputs = ("probabilities", "distance", "heat")
+    manifest = replace(MANIFEST, spec=real.SPEC, outputs=outputs, threshold=1.0, false_alarms=0.05)
+    (folder := tmp_path / "written").mkdir()
+    named("openvino").write(Whole(engine="torch", model=model, manifest=manifest, samples=iter(())), folder, "fp32")
+    graph = named("openvino").open(Bundle.seal(folder, manifest))
+    pictures = np.random.default_rng(2).integers(0, 256, (3, real.SPEC.size, real.SPEC.size, 3), np.uint8)
+    assert graph._squares is not None, "the graph has a square to cut it at"  # type: ignore[attr-defined]
+    for name in outputs:
+        whole, cut = getattr(graph.photos(on_canvas(pictures, manifest)), name), getattr(graph.squares(pictures), name)
+        np.testing.assert_allclose(cut, whole, atol=1e-5)
 
 
 def test_a_graph_without_a_square_answers_by_way_of_a_canvas(

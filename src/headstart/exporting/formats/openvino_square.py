@@ -15,6 +15,7 @@ from headstart.runtimes.openvino_conversion import library
 if TYPE_CHECKING:
     from headstart.exporting.bundle import Manifest
 
+_SHAPE = "ShapeOf"
 NAME = "square"  # of the tensor, float32 `[n size size 3]` or `[n 3 size size]`, with the values 0..255
 
 
@@ -56,6 +57,9 @@ def cut(model: Any) -> Any | None:
         inside = ov.opset13.transpose(inside, np.array([0, 3, 1, 2]))
     for user in squares[0].get_target_inputs():
         user.replace_source_output(inside.output(0))
+    for user in model.input().get_target_inputs():
+        if user.get_node().get_type_name() == _SHAPE:  # the number of photos is that of squares
+            user.replace_source_output(pictures.output(0))
     return ov.Model(model.get_results(), [pictures], "squares")
 
 
@@ -103,13 +107,13 @@ def _channels_last(values: np.ndarray) -> np.ndarray:
 
 
 def _all_behind(model: Any, square: Any) -> bool:
-    """Whether no output comes from the photo by another way than through the square."""
+    """Whether no output comes from the photo by another way than through the square, but for how many there are."""
     seen: set[str] = set()
     waiting = [result.input_value(0) for result in model.get_results()]
     while waiting:
         output = waiting.pop()
         node = output.get_node()
-        if output == square or node.get_name() in seen:
+        if output == square or node.get_name() in seen or node.get_type_name() == _SHAPE:
             continue
         if node.get_type_name() == "Parameter":
             return False

@@ -74,7 +74,7 @@ def asked(address: str, requests: int) -> list[str]:
     seed, first = 0, sum(answered(address).values())
     while (done := sum(answered(address).values()) - first) < requests:
         command = [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json"]
-        command += ["--max-examples", "400", "--seed", str(seed), "--workers", "2", "--mode", "all", "--no-shrink"]
+        command += ["--max-examples", "400", "--seed", str(seed), "--workers", "8", "--mode", "all", "--no-shrink"]
         command += ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--continue-on-failure"]
         command += ["--suppress-health-check", "all", "--request-timeout", "60"]
         with TemporaryDirectory() as folder:  # it leaves files where it works

@@ -155,5 +155,5 @@ def _file(pixels: UInt8[np.ndarray, "h w 3"], kind: Kind) -> bytes:
     if kind == "jpeg":
         image.save(written, "JPEG", quality=QUALITY, optimize=True)
     else:
-        image.save(written, "PNG", optimize=True)
+        image.save(written, "PNG")
     return written.getvalue()

@@ -30,7 +30,8 @@ RESULT = Path(__file__).parents[1] / "results" / "parity.json"
 
 def trained(data: Path, folder: Path, vgg16: Path | None) -> list[Path]:
     """Runs of the networks that a user meets first."""
-    asked: list[tuple[str, dict[str, Any]]] = [("bundled", {}), ("torchvision/resnet50", {"weights": "none"})]
+    frozen = {"weights": "none", "unfreeze": 0}  # or it would be trained from scratch
+    asked: list[tuple[str, dict[str, Any]]] = [("bundled", {}), ("torchvision/resnet50", frozen)]
     asked += [("keras/vgg16", {"weights": vgg16})] if vgg16 is not None else []
     runs = []
     for name, options in asked:

@@ -15,8 +15,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +46,12 @@ def service(bundle: Path) -> Iterator[tuple[str, int]]:
                 break
         else:
             raise SystemExit("the service did not start")
+        # Somebody has to read what it tells: a full pipe would stop it.
+        threading.Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
         yield found.group(), process.pid
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
         print("the service ended with", process.returncode, flush=True)
 
 
@@ -74,7 +77,7 @@ def asked(address: str, requests: int) -> list[str]:
     seed, first = 0, sum(answered(address).values())
     while (done := sum(answered(address).values()) - first) < requests:
         command = [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json"]
-        command += ["--max-examples", "400", "--seed", str(seed), "--workers", "8", "--mode", "all", "--no-shrink"]
+        command += ["--max-examples", "2000", "--seed", str(seed), "--workers", "8", "--mode", "all", "--no-shrink"]
         command += ["--checks", CHECKS, "--phases", "coverage,fuzzing", "--continue-on-failure"]
         command += ["--suppress-health-check", "all", "--request-timeout", "60"]
         with TemporaryDirectory() as folder:  # it leaves files where it works

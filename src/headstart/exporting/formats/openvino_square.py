@@ -113,10 +113,15 @@ def _all_behind(model: Any, square: Any) -> bool:
     while waiting:
         output = waiting.pop()
         node = output.get_node()
-        if output == square or node.get_name() in seen or node.get_type_name() == _SHAPE:
+        if output == square or node.get_name() in seen or _counts_photos(node):
             continue
         if node.get_type_name() == "Parameter":
             return False
         seen.add(node.get_name())
         waiting += node.input_values()
     return True
+
+
+def _counts_photos(node: Any) -> bool:
+    """Whether it is the shape of the photos themselves, as `cut` can take it of squares instead."""
+    return node.get_type_name() == _SHAPE and node.input_value(0).get_node().get_type_name() == "Parameter"

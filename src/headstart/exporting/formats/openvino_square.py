@@ -124,4 +124,5 @@ def _all_behind(model: Any, square: Any) -> bool:
 
 def _counts_photos(node: Any) -> bool:
     """Whether it is the shape of the photos themselves, as `cut` can take it of squares instead."""
-    return node.get_type_name() == _SHAPE and node.input_value(0).get_node().get_type_name() == "Parameter"
+    kind: str = node.get_type_name()
+    return kind == _SHAPE and str(node.input_value(0).get_node().get_type_name()) == "Parameter"

@@ -90,7 +90,7 @@ def check(config: Mapping[str, Any], what: str, *, way_out: str | None) -> None:
 
 def code_in(config: Any) -> str | None:
     """The first kind of layer in this description that is stored as code, or None."""
-    for part in _described(config):
+    for part in described(config):
         if part["class_name"] in CODE:
             # A function without a name is code in any layer: as its activation, say.
             return "Lambda" if part["class_name"] == "__lambda__" else str(part["class_name"])
@@ -99,7 +99,7 @@ def code_in(config: Any) -> str | None:
 
 def foreign(config: Any) -> Iterator[str]:
     """Names of the classes and functions in this description that are not Keras's own."""
-    for part in _described(config):
+    for part in described(config):
         # Files of Keras 2 say no module; Keras looks for their classes among its own only.
         module = part.get("module", "keras")
         own = module is not None and (str(module) == "builtins" or str(module).partition(".")[0] == "keras")
@@ -108,7 +108,7 @@ def foreign(config: Any) -> Iterator[str]:
             yield str(part.get("registered_name") or name)
 
 
-def _described(config: Any) -> Iterator[Mapping[str, Any]]:
+def described(config: Any) -> Iterator[Mapping[str, Any]]:
     """Every object that this description is made of."""
     waiting = [config]
     while waiting:  # not by recursion: a file could be nested as deep as it likes

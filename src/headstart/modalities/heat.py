@@ -10,6 +10,7 @@ from PIL import Image
 
 from headstart.modalities.frames import Box, middle, whole
 from headstart.modalities.spec import InputSpec
+from headstart.modalities.thumbnail import shrunk
 from headstart.modalities.upright import PIXEL_LIMIT, reasons, sized
 
 if TYPE_CHECKING:
@@ -47,11 +48,10 @@ def overlay(
     Raises:
         Undecodable: with the reason.
     """
-    photo, size = sized(content, reduced_to=side, longer=True, max_pixels=max_pixels)
+    photo, size = shrunk(content, side, max_pixels)
     with reasons():
-        scale = side / max(size)
-        width, height = (max(1, round(own * scale)) for own in size)
-        pixels = np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS), np.float32)
+        width, height = photo.size
+        pixels = np.asarray(photo, np.float32)
         left, upper, right, lower = square(size, spec)
         across, down = width / size[0], height / size[1]
         box = (left * across, upper * down, right * across, lower * down)

@@ -17,11 +17,21 @@ def thumbnail(content: bytes, side: int, *, max_pixels: int = PIXEL_LIMIT) -> by
     Raises:
         Undecodable: with the reason.
     """
+    photo, _ = shrunk(content, side, max_pixels)
+    with reasons():
+        written = io.BytesIO()
+        photo.save(written, "JPEG", quality=QUALITY, optimize=True)
+        return written.getvalue()
+
+
+def shrunk(content: bytes, side: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """The upright photo with `side` pixels on its longer side, and the width and height of the whole one.
+
+    Raises:
+        Undecodable: with the reason.
+    """
     photo, size = sized(content, reduced_to=side, longer=True, max_pixels=max_pixels)
     with reasons():
         scale = side / max(size)
         width, height = (max(1, round(own * scale)) for own in size)
-        written = io.BytesIO()
-        small = photo.resize((width, height), Image.Resampling.LANCZOS)
-        small.save(written, "JPEG", quality=QUALITY, optimize=True)
-        return written.getvalue()
+        return photo.resize((width, height), Image.Resampling.LANCZOS), size

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.keras_architecture import code_in
+from headstart.backbones.keras_architecture import code_in, described
 from headstart.errors import BadBundle
 
 WEIGHTS = "model.weights.h5"
@@ -64,25 +63,12 @@ def _check_description(config: Any, what: str) -> None:
     code = code_in(config)
     if code is not None:
         raise BadBundle(f"{what} holds a {code} layer, that is code, which could do anything", fix="do not use it")
-    for part in _described(config):
+    for part in described(config):
         name, module = str(part["class_name"]), str(part.get("module", "keras") or "builtins")
         if name in READERS:
             raise BadBundle(f"{what} holds a {name} layer, which may read other files", fix="do not use it")
         if module.partition(".")[0] not in OURS:
             raise BadBundle(f"{what} needs {module}.{name}, which is not Keras's own", fix="do not use it")
-
-
-def _described(config: Any) -> Iterator[Mapping[str, Any]]:
-    """Every object that this description is made of."""
-    waiting = [config]
-    while waiting:  # not by recursion: a file could be nested as deep as it likes
-        part = waiting.pop()
-        if isinstance(part, Mapping):
-            if isinstance(part.get("class_name"), str):
-                yield part
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
 
 
 def _check_weights(content: io.BytesIO, what: str) -> None:

@@ -443,10 +443,26 @@ def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[st
     try:
         # Not `ascontiguousarray`: it makes a row of one out of a single number.
         save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path, metadata)
+        _order_metadata(path)
     except OSError:
         raise
     except Exception as problem:
         raise OSError(None, str(problem)) from problem
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort what the file says of itself: its library writes that in another order each time, and equal runs are equal
+    to the byte.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if about := header.get("__metadata__"):
+            header["__metadata__"] = dict(sorted(about.items()))
+            ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(ordered) <= length:  # the same characters, unless the library escapes one in its own way
+                file.seek(8)
+                file.write(ordered.ljust(length))
 
 
 def _versions() -> dict[str, str]:

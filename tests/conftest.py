@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +16,19 @@ from typing import Protocol
 # Threads of two programs that spin at the same barrier make each other's steps ten times slower. Read when PyTorch
 # starts, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# JAX compiles the same small networks in a hundred tests and in the processes that they start: once is enough.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker's comes from the process that started it
+    compiled = tempfile.mkdtemp(prefix="headstart-jax-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from headstart import cli
 from headstart.config import Settings
 
 from .conformance.operators import declare_operators
@@ -51,6 +61,13 @@ def draw(path: Path, colour: tuple[int, int, int], *, seed: int) -> None:
     pixels = np.array(colour) + stripes + rng.normal(0, 20, (height, width, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only what is marked is asked for, what other files import need not be."""
+    if not config.option.markexpr.startswith("keras") or collection_path.suffix != ".py":
+        return None
+    return "mark.keras" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,5 +119,23 @@ def headstart(tmp_path: Path) -> Headstart:
             timeout=300,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def headstart_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Headstart:
+    """The same in this process, for what is no matter of processes: each start takes two seconds of a core."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HEADSTART_DEBUG", "")
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, before: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        assert env is before is None, "that takes a process"
+        words = [str(word) for word in arguments]
+        capfd.readouterr()
+        return subprocess.CompletedProcess(words, cli.run(words), *capfd.readouterr())
 
     return run

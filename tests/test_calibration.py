@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -53,6 +54,36 @@ def test_a_few_photos_that_are_all_answered_rightly_do_not_prove_certainty() -> 
     logits = 2.0 * np.eye(2)[labels][:, None]
     surest = cooled(logits, fit_temperature(labels, logits)).max()
     assert 0.85 < surest < 0.97, "ten right answers do not tell one in ten from one in a thousand"
+
+
+def test_heads_that_did_not_know_a_class_say_nothing_of_how_sure_those_are_that_do() -> None:
+    """Out of fold, a class with one photo is missing from a head: its photo cannot be answered, nor is it at fault."""
+    labels, logits = sure_by(2.5, n=60, k=3)
+    expected = fit_temperature(labels, logits)
+    rare = np.pad(logits, ((0, 1), (0, 0), (0, 1)), constant_values=-np.inf)
+    rare[-1, 0, 0] = 3.0
+    labels = np.append(labels, 3)
+    assert fit_temperature(labels, rare) == pytest.approx(expected, rel=0.05)
+    assert fit_temperature(labels, np.maximum(rare, np.log(1e-12))) > 1.3 * expected, "it would decide about all"
+    assert cooled(rare, 2.0)[:, 3].max() == 0
+    assert fit_temperature(np.array([3]), rare[-1:]) == 1, "there is nothing to fit"
+
+
+def test_the_error_of_few_photos_is_told_beside_what_chance_makes_of_it() -> None:
+    few, many = (reliability(labels, cooled(logits, 1.0)) for labels, logits in (sure_by(1.0, n=60), sure_by(1.0)))
+    assert few.by_chance is not None
+    assert many.by_chance is not None
+    assert few.by_chance > 4 * many.by_chance
+    errors = [reliability(labels, cooled(logits, 1.0)).calibration_error for labels, logits in honest(60, 60)]
+    assert np.mean(errors) == pytest.approx(few.by_chance, rel=0.15)
+    labels, logits = sure_by(2.5)
+    wrong = reliability(labels, cooled(logits, 1.0))
+    assert wrong.by_chance is not None
+    assert wrong.calibration_error > 5 * wrong.by_chance
+
+
+def honest(n: int, repeats: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    yield from (sure_by(1.0, n=n, seed=seed) for seed in range(repeats))
 
 
 def test_each_photo_is_judged_at_a_temperature_that_was_fitted_without_it() -> None:

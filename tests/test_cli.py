@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from headstart import api, cli
+from headstart import api, cli, output
 from headstart.config import Settings
 from headstart.display import Display, Lines
 from headstart.errors import BadData
@@ -68,9 +68,10 @@ class Conductor:
 @pytest.fixture
 def conductor(monkeypatch: pytest.MonkeyPatch) -> Conductor:
     stand_in = Conductor()
-    module = types.ModuleType("headstart.conductor")
-    module.train, module.plan = stand_in.train, stand_in.plan  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "headstart.conductor", module)
+    for place, verb in (("headstart.conductor", "train"), ("headstart.dry_run", "plan")):
+        module = types.ModuleType(place)
+        setattr(module, verb, getattr(stand_in, verb))
+        monkeypatch.setitem(sys.modules, place, module)
     return stand_in
 
 
@@ -214,6 +215,15 @@ def test_predictions_are_a_table_or_csv_or_json(
     assert json.loads(as_json)[0]["probabilities"] == {"ant": 0.25, "bee": 0.75}
     assert cli.run(["predict", "runs/one", "a.jpg", "--format", "json"]) == 0
     assert capsys.readouterr().out == as_json
+
+
+def test_a_spreadsheet_computes_no_name() -> None:
+    formula = "=cmd|' /C calc'!A0"
+    honest = ("-1", "@home", "+more", "=x", "a (b)")
+    rows = [Prediction(formula, formula, 0.5, {}), *(Prediction("1.jpg", name, 0.5, {}) for name in honest)]
+    first, *rest = list(csv.DictReader(output.predictions_csv(rows).splitlines()))
+    assert (first["path"], first["label"]) == (f"'{formula}", f"'{formula}")
+    assert tuple(row["label"] for row in rest) == honest, "names that do nothing stay as they are"
 
 
 def test_one_path_will_do_in_python(predictions: list[list[Path]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headstart import conductor
+from headstart import conductor, evaluating
 from headstart.config import Settings
 from headstart.events import Decision, EpochEnded, Event, Note, PhaseEnded, StageEnded, StageStarted
 from headstart.modalities.image import ImageModality
@@ -193,14 +193,14 @@ def test_evaluating_matches_classes_by_name(photos: Path, tmp_path: Path) -> Non
     folder = tmp_path / "more"
     for index in range(6):  # `water` comes last in training and first here
         draw(folder / "water" / f"{index}.jpg", CLASSES["water"], seed=90_000 + index)
-    _, evaluation = finish(conductor.evaluate(run.path, folder))
+    _, evaluation = finish(evaluating.evaluate(run.path, folder))
     assert evaluation.test.accuracy > 0.8
     assert evaluation.test.n == 6
 
 
 def test_evaluating_on_photos_of_the_training_says_so(photos: Path, tmp_path: Path) -> None:
     _, run = finish(conductor.train(settings(photos, tmp_path / "run", quality="fast")))
-    events, _ = finish(conductor.evaluate(run.path, photos))
+    events, _ = finish(evaluating.evaluate(run.path, photos))
     assert any(isinstance(event, Note) and "were used to make the model" in event.text for event in events)
 
 

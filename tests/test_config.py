@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads
 
 import pytest
 
+from headstart import api
 from headstart.config import _EXPECT, Settings, from_toml, parse_duration, to_toml
 from headstart.errors import BadSetting
 
@@ -25,6 +27,15 @@ def refusal(*arguments: Any, **given: Any) -> BadSetting:
 
 def test_every_setting_has_a_rule() -> None:
     assert set(_EXPECT) == {field.name for field in fields(Settings)}
+
+
+def test_train_takes_every_setting_in_the_same_words_whether_it_runs_dry_or_not() -> None:
+    names = list(signature(api.train).parameters)
+    assert {*names} == {*_EXPECT, "config", "dry_run", "on_event"}
+    overloads = get_overloads(api.train)
+    assert len(overloads) == 2
+    for overload in overloads:
+        assert list(signature(overload).parameters) == names
 
 
 def test_an_option_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:

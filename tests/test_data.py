@@ -72,6 +72,11 @@ def refused(source: str | Path, splits: Path | None = None) -> BadData:
 # The plain folder
 
 
+def test_a_class_whose_name_is_two_lines_is_refused_as_files_list_a_class_a_line(pets: Path) -> None:
+    (pets / "dog").rename(pets / "big\ndog")
+    assert "'big\\ndog'" in refused(pets).what
+
+
 def test_each_folder_is_a_class_and_nothing_is_lost(pets: Path) -> None:
     data = load_dataset(pets)
     assert data.classes == ("cat", "dog")

@@ -53,7 +53,7 @@ def processes(count: int, folder: Path) -> list[dict[str, np.ndarray]]:
         )
         for rank in range(count)
     ]
-    assert [process.wait(timeout=120) for process in running] == [0] * count
+    assert [process.wait(timeout=300) for process in running] == [0] * count
     return [load_file(folder / f"{count}-{rank}.safetensors") for rank in range(count)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from headstart.exporting.format import FORMATS, named
 from headstart.exporting.formats import onnx_file
 from headstart.predictor import Predictor
 
-NODE = os.environ.get("HEADSTART_NODE_MODULES", "")  # holds onnxruntime-web and sharp
+MODULES = Path(__file__).parent / "javascript" / "node_modules"  # onnxruntime-web and sharp, by scripts/setup
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,7 @@ def test_the_graph_tells_what_it_is_and_keeps_to_the_rules(onnx: Bundle) -> None
 
 def test_openvino_runs_the_same_file(onnx: Bundle, photo: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    from headstart.exporting.formats.openvino import open_by_openvino
+    from headstart.exporting.formats.openvino_graph import open_by_openvino
 
     assert openvino
     pixels = np.array([[[[10, 200, 30]] * 70] * 50], np.uint8)
@@ -103,10 +102,10 @@ def test_its_program_says_what_the_run_says(onnx: Bundle, run: Path, photo: Path
 
 
 def with_modules(bundle: Bundle, folder: Path) -> Path:
-    if not NODE or not (Path(NODE) / "onnxruntime-web").is_dir():
-        pytest.skip("HEADSTART_NODE_MODULES names no folder with onnxruntime-web")
+    if not (MODULES / ".package-lock.json").is_file():  # which npm writes when all is there
+        pytest.skip("JavaScript's packages are not here: install npm, then run npm ci --prefix tests/javascript")
     copied = Path(shutil.copytree(bundle.path, folder / "bundle"))
-    (copied / "node_modules").symlink_to(Path(NODE).resolve())
+    (copied / "node_modules").symlink_to(MODULES)
     return copied
 
 
@@ -178,6 +177,43 @@ def test_what_cannot_be_is_refused_at_once(
 def test_a_folder_that_exists_is_left_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadExport, match="exists already"):
         headstart.export(run, to="onnx", out=tmp_path)
+
+
+def test_photos_that_are_gone_are_told_before_any_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    about = json.loads((moved / "data.json").read_text())
+    (moved / "data.json").write_text(json.dumps(about | {"root": str(tmp_path / "gone")}))
+    monkeypatch.setattr("headstart.exporting.exporting.answerer", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(BadExport, match="none of the run's 24 training photos can be read") as refused:
+        headstart.export(moved, to="torch", out=tmp_path / "out")
+    assert str(tmp_path / "gone") in refused.value.fix
+
+
+def test_what_is_left_of_an_export_that_is_killed_is_no_bundle(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def interrupted(*_: Any) -> Any:
+        seen.extend(path for path in tmp_path.rglob("*") if path.name == "bundle.json" or path.name.endswith(".part"))
+        raise KeyboardInterrupt
+        yield
+
+    fake_format(monkeypatch, lambda whole, folder, precision: (folder / "graph").write_text("a graph"))
+    monkeypatch.setattr(parity, "compare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        headstart.export(run, to="onnx", out=tmp_path / "exports" / "out")
+    assert [path.suffix for path in seen] == [".part"], "there while it is made, without a manifest"
+    assert not list(tmp_path.iterdir()), "and not even the folder above it afterwards"
+
+
+def test_a_bundle_is_not_exported_again(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text("{}")
+    with pytest.raises(BadExport, match="is a bundle") as refused:
+        headstart.export(tmp_path, to="onnx")
+    assert "the run that it was made of" in refused.value.fix
 
 
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:

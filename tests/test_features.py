@@ -384,7 +384,7 @@ def test_two_processes_at_once_give_what_one_gives(tmp_path):
     store = Store(tmp_path / "cache")
     both = [process(dataset.root, store.root, 0.01) for _ in range(2)]
     for each in both:
-        assert each.communicate(timeout=60)[0].split() == ["started", "finished"]
+        assert each.communicate(timeout=300)[0].split() == ["started", "finished"]
         assert each.returncode == 0
     network = FakeNetwork()
     features = run(dataset, store, network)
@@ -452,7 +452,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
         stdout=subprocess.PIPE,  # a pipe has no size
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     ).stdout
     assert f"no room for features in the cache '{cache}': " in told
     assert " needed, " in told

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart import conductor, framing
+from headstart import conductor, dry_run, framing
 from headstart.answering import answerer, predict
 from headstart.backbones.loading import load_backbone, restore_backbone
 from headstart.config import Settings
@@ -139,7 +139,7 @@ def test_a_head_of_layers_may_choose_too(wide: Path, tmp_path: Path) -> None:
 
 def test_a_dry_run_says_how_photos_will_fit(wide: Path, tmp_path: Path) -> None:
     for fit, said in ((None, "crop"), ("pad", "pad"), ("best", "best")):
-        _, plan = finish(conductor.plan(settings(wide, tmp_path / "run", fit=fit)))
+        _, plan = finish(dry_run.plan(settings(wide, tmp_path / "run", fit=fit)))
         assert plan.to_json()["fit"] == said
 
 

@@ -28,6 +28,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import headstart
+from headstart import places
 
 from . import small_bundle
 
@@ -158,6 +159,58 @@ of_run(
 of_run("no text at all", "classes.txt", b"\xff\xfe\x00" * 10, r"error: ")
 
 
+REPORT = ("report", "{run}", "--out", "out")
+of_run("a plan nested without end", "plan.json", DEEP_JSON, r"plan\.json .* nested too deep", *REPORT)
+of_run("versions that are a list", "versions.json", "[1]", r"versions\.json .* makes no sense", *REPORT)
+of_run("answers of another kind", "predictions.csv", "path\n1\n", r"predictions\.csv .* makes no sense", *REPORT)
+of_run("a command of megabytes", "command.txt", "x" * 5_000_000, r"command\.txt .* larger than any", *REPORT)
+NO_FILE = r"holds a link or no plain file: '{}'"
+
+
+@case("a run whose command is somebody's secret", NO_FILE.format(r"command\.txt"))  # a report shows the command
+def _(folder: Path, stock: Stock) -> list[str]:
+    run = Path(shutil.copytree(stock.run, folder / "run"))
+    (run / "command.txt").unlink()
+    (run / "command.txt").symlink_to("/etc/passwd")
+    return ["report", str(run), "--out", "out"]
+
+
+@case("a run that would be written elsewhere", NO_FILE.format("checkpoints"))
+def _(folder: Path, stock: Stock) -> list[str]:
+    run = Path(shutil.copytree(stock.run, folder / "run"))
+    (folder / "elsewhere").mkdir()
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(folder / "elsewhere")
+    (run / "INCOMPLETE").touch()
+    return ["resume", str(run)]
+
+
+@case("a run that never ends", NO_FILE.format(r"data\.json"))
+def _(folder: Path, stock: Stock) -> list[str]:
+    run = Path(shutil.copytree(stock.run, folder / "run"))
+    (run / "data.json").unlink()
+    os.mkfifo(run / "data.json")
+    return ["predict", str(run), stock.photo]
+
+
+@case("a run to start from that never ends", NO_FILE.format(r"model\.safetensors"))
+def _(folder: Path, stock: Stock) -> list[str]:
+    run = Path(shutil.copytree(stock.run, folder / "run"))
+    (run / "model.safetensors").unlink()
+    os.mkfifo(run / "model.safetensors")
+    return ["train", str(stock.photos), "--backbone", f"run/{run}", "--out", "new"]
+
+
+@case("runs beside one's own", "", code=0)  # names of backbones are looked for among them
+def _(folder: Path, stock: Stock) -> list[str]:
+    for name in ("deep", "endless"):
+        run = Path(shutil.copytree(stock.run, folder / "runs" / name))
+        (run / "backbone.json").write_text(DEEP_JSON)
+    (folder / "runs" / "endless" / "backbone.json").unlink()
+    os.mkfifo(folder / "runs" / "endless" / "backbone.json")
+    return ["backbones", "run/"]
+
+
 @case("a run that asks for code in its configuration", "", code=0)
 def _(folder: Path, stock: Stock) -> list[str]:
     run = Path(shutil.copytree(stock.run, folder / "run"))
@@ -195,6 +248,10 @@ def of_bundle(name: str, words: str, changes: dict[str, Any]) -> None:
     CASES[name] = Case(words, spoil)
 
 
+def copied(stock: Stock, folder: Path) -> Path:
+    return Path(shutil.copytree(stock.bundle, folder / "bundle"))
+
+
 NONSENSE = r"manifest of bundle .* makes no sense"
 SPEC = {
     "size": 32,
@@ -221,6 +278,25 @@ of_bundle(
 )
 of_bundle("a bundle of no known format", r"format 'os' is not known", {"format": "os"})
 of_bundle("a bundle from the future", r"was made by a later headstart", {"version": 99})
+
+
+COMMANDS = ["\x1b]0;title\x07\x1b[2J", "\x9b31m\u202ered\r", "blue"]
+CASES["a bundle whose classes are commands to the terminal"] = Case(
+    "",
+    lambda folder, stock: [
+        *("predict", str(small_bundle.sealed_again(copied(stock, folder), classes=COMMANDS))),
+        *(stock.photo, stock.photo),
+    ],
+    0,
+)
+
+
+@case("a bundle that never ends", r"is not a run folder")
+def _(folder: Path, stock: Stock) -> list[str]:
+    copy = copied(stock, folder)
+    (copy / "bundle.json").unlink()
+    os.mkfifo(copy / "bundle.json")
+    return ["predict", str(copy), stock.photo]
 
 
 @case("a bundle nested without end", r"manifest of bundle .* cannot be read")
@@ -297,6 +373,8 @@ of_graph("a graph with weights beyond the file", LOADS, rewritten('offset="0"', 
 of_graph("a graph with weights without end", LOADS, rewritten('size="16"', 'size="18446744073709551615"'))
 of_graph("a graph of other inputs", LOADS, rewritten('element_type="u8"', 'element_type="f32"'))
 of_graph("a graph that is a pickle", LOADS, lambda folder: (folder / "model.xml").write_bytes(PICKLE))
+# OpenVINO goes by what is in a file: this is the beginning of ONNX, which may name other files.
+of_graph("a graph of another kind", r"of another kind", lambda folder: (folder / "model.xml").write_bytes(b"\x08\x08:"))
 REFUSED = r"error: (?!headstart failed).*\nhint: "
 for number, content in enumerate((PICKLE, b"", b"PK\x03\x04" + bytes(99), os.urandom(4096))):
     for format, file in (("onnx", "model.onnx"), ("torch", "model.pt2"), ("tflite", "model.tflite")):
@@ -331,6 +409,27 @@ def _(folder: Path, stock: Stock) -> list[str]:
         archive.writestr("evil/data.pkl", pickle.dumps(Hostile(folder / "sprung")))
         archive.writestr("../../slip.txt", "x")
     return ["train", str(stock.photos), "--backbone", "file/evil.pt2", "--out", "new"]
+
+
+def bomb(path: Path, *names: str) -> None:
+    """A zip whose members unpack to a hundred megabytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in names:
+            archive.writestr(name, bytes(100_000_000))
+
+
+@case("a program that swells", r"unpacks to more than any model")
+def _(folder: Path, stock: Stock) -> list[str]:
+    bomb(folder / "evil.pt2", "evil/models/model.json")
+    return ["train", str(stock.photos), "--backbone", "file/evil.pt2", "--out", "new"]
+
+
+@case("weights that swell", r"unpacks to more than any model")
+def _(folder: Path, stock: Stock) -> list[str]:
+    bomb(folder / "evil.pth", "evil/data.pkl", "evil/data/0")
+    factory = folder / "plain.py"
+    factory.write_text("from torch import nn\ndef make(): return nn.Conv2d(3, 8, 3)\n")
+    return ["train", str(stock.photos), "--backbone", "file/evil.pth", "--factory", f"{factory}:make", "--out", "new"]
 
 
 @case("a zip whose members lie outside", "", code=0)  # they are told of and not read
@@ -415,7 +514,19 @@ def _(folder: Path, stock: Stock) -> list[str]:
     return ["predict", str(stock.bundle), "evil.png"]
 
 
+@case("a photo that never ends", "", code=0)
+def _(folder: Path, stock: Stock) -> list[str]:
+    os.mkfifo(folder / "evil.jpg")
+    return ["predict", str(stock.run), "evil.jpg", "/dev/zero"]
+
+
 # ---- the cache folder
+
+
+def test_nobody_else_may_look_into_a_new_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "some" / "cache"))
+    places.make(tmp_path / "some" / "cache" / "pictures")
+    assert (tmp_path / "some" / "cache").stat().st_mode & 0o077 == 0
 
 
 def spoil_cache(cache: Path) -> int:
@@ -488,6 +599,7 @@ def test_a_hostile_file_is_refused_in_a_sentence_and_runs_nothing(
     assert result["did"] == [], "nothing is executed, unpickled, or written elsewhere"
     assert not list(Path(results["folders"][name]).rglob("sprung")), "no code of the file ran"
     assert "Traceback" not in result["err"]
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", result["out"] + result["err"]), "for the terminal"
     assert "failed unexpectedly" not in result["err"], result["err"]
     assert result["code"] == wanted.code, result["err"] + result["out"]
     assert re.search(wanted.words, result["err"], re.DOTALL), result["err"]

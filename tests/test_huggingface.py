@@ -24,6 +24,7 @@ from headstart.backbones.backbone import Wanted
 from headstart.backbones.huggingface import catalogue, load
 from headstart.backbones.huggingface_families import FAMILIES
 from headstart.backbones.huggingface_input import input_spec
+from headstart.backbones.huggingface_model import encoder_config
 from headstart.backbones.huggingface_quiet import quiet
 from headstart.backbones.loading import load_backbone, restore_backbone
 from headstart.errors import BadBackbone, BadSetting
@@ -364,7 +365,10 @@ def test_code_that_a_model_brings_along_is_never_run(copied: Path) -> None:
 
 
 def test_an_attention_that_would_be_fetched_from_the_hub_is_not(copied: Path) -> None:
-    named = {"attn_implementation": "somebody/kernels", "_attn_implementation": "somebody/kernels"}
+    ways = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_experts_implementation")
+    named = dict.fromkeys(ways, "somebody/kernels")
+    config = encoder_config(json.loads((copied / "config.json").read_text()) | named, "it")
+    assert "somebody" not in str(vars(config))
     backbone = load_backbone(changed(copied, **named))
     assert "somebody" not in json.dumps(dict(backbone.about))
     assert np.isfinite(features(backbone.build())).all()

@@ -49,12 +49,16 @@ RANKS = [
         "novelty.py",
         "novelty_file.py",
         "writing.py",
+        "plain_files.py",
+        "printable.py",
+        "run_files.py",
         "minimise.py",
         "logistic.py",
         "shards.py",
         "machine.py",
         "outcome.py",
         "amounts.py",
+        "aligned.py",
     ),
     ("config.py", "places.py", "store.py", "caching.py", "modalities/"),
     ("data/", "networks/"),
@@ -77,7 +81,8 @@ RANKS = [
     ("report/", "serving/"),
     ("abstaining.py", "judging.py", "tuning.py", "framing.py", "preparing.py", "estimators/"),
     ("pace.py", "ranking/"),
-    ("conductor.py", "dry_run.py"),
+    ("starting.py",),
+    ("conductor.py", "dry_run.py", "evaluating.py"),
     ("api.py",),
     ("display.py", "output.py", "audit_text.py", "rank_text.py", "plan_text.py"),
     ("cli.py",),
@@ -131,6 +136,12 @@ def _belongs(module: str, name: str) -> bool:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_stands_below_it(module: str) -> None:
     assert trespasses(module, (SOURCE / module).read_text(encoding="utf-8")) == []
+
+
+def test_the_page_of_the_structure_names_every_place() -> None:
+    page = (SOURCE.parents[1] / "docs" / "structure.md").read_text(encoding="utf-8")
+    places = {f"{folder}/" if inside else folder for folder, inside, _ in (module.partition("/") for module in MODULES)}
+    assert {place for place in places if f"`{place}" not in page} <= {"__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from headstart.errors import BadBundle
-from headstart.exporting.formats import keras_archive, saved_model_file, tflite_file
+from headstart.backbones import keras_architecture, keras_model
+from headstart.errors import BadBackbone, BadBundle
+from headstart.exporting.formats import keras_archive, protobuf, saved_model_file, tflite_file
 
 h5py = pytest.importorskip("h5py")
 
@@ -53,8 +55,13 @@ def test_a_plain_keras_file_passes(tmp_path: Path) -> None:
         ({"class_name": "TFSMLayer", "module": "keras.layers", "config": {"filepath": "/tmp"}}, "that is code"),
         (
             {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
-            "may read other files",
+            "names keras.layers.StringLookup, which may do more than compute",
         ),
+        (
+            {"class_name": "function", "module": "keras.utils", "config": "get_file"},
+            r"names keras\.utils\.get_file, which may do more than compute",
+        ),
+        ({"class_name": "load_model", "module": "keras.models", "config": {}}, "may do more than compute"),
         ({"class_name": "system", "module": "os", "config": {}}, "needs os.system"),
         ({"class_name": "Dense", "module": "kerasx.layers", "config": {}}, "not Keras's own"),
     ],
@@ -69,8 +76,34 @@ def test_a_keras_file_with_code_is_refused(layer: dict[str, Any], reason: str, t
 def test_a_keras_file_that_unpacks_elsewhere_or_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadBundle, match=r"'\.\./x\.py'"):
         keras_archive.check(keras_file(tmp_path / "other.keras", **{"../x__py": b"1"}))
-    with pytest.raises(BadBundle, match="unpacks to more than any model"):
+    with pytest.raises(BadBundle, match="no Keras file, or damaged"):
         keras_archive.check(keras_file(tmp_path / "bomb.keras", metadata__json=bytes(64 << 20)))
+    with pytest.raises(BadBundle, match=r"unpacks to more than any model: 'metadata\.json'"):
+        keras_archive.check(keras_file(tmp_path / "long.keras", metadata__json=os.urandom(1 << 20) * 65))
+    blown = weights(lambda file: file.create_dataset("layers/blown", shape=(1 << 24,), chunks=True, compression="gzip"))
+    with pytest.raises(BadBundle, match="unpacks to more than any model: 'blown'"):
+        keras_archive.check(keras_file(tmp_path / "blown.keras", model__weights__h5=blown))
+
+
+def test_a_keras_file_of_ones_own_that_swells_is_not_unpacked(tmp_path: Path) -> None:
+    with pytest.raises(BadBackbone, match="unpacks to more than any model"):
+        keras_architecture.architecture(keras_file(tmp_path / "bomb.keras", metadata__json=bytes(64 << 20)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"class_name": "function", "module": "keras.utils", "config": "get_file"},
+        {"class_name": "function", "module": "keras.applications", "config": "VGG16"},
+        {"class_name": "enable_unsafe_deserialization", "module": "keras.config", "config": {}},
+        {"class_name": "load_model", "module": "keras.models", "config": {}},
+        {"class_name": "TextVectorization", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
+    ],
+)
+def test_a_run_whose_keras_network_would_do_more_than_compute_is_refused(layer: dict[str, Any]) -> None:
+    deep = {"class_name": "Functional", "module": "keras", "config": {"layers": [INPUT, {"activation": layer}]}}
+    with pytest.raises(BadBackbone, match="may do more than compute"):
+        keras_model.from_run("file/x.keras", {"architecture": deep, "spec": {}})
 
 
 def outside_group(file: Any) -> None:
@@ -131,7 +164,10 @@ SERVE = function("serve", node("product", "MatMul", "pixels"))
 SAVE = function("save", node("written", "SaveV2", "filename"))
 
 
-def saved_model(folder: Path, *functions: bytes, nodes: tuple[bytes, ...] = (), objects: bytes = b"") -> Path:
+PLAIN = message((1, message((4, b""))))  # the objects of a model without any of note
+
+
+def saved_model(folder: Path, *functions: bytes, nodes: tuple[bytes, ...] = (), objects: bytes = PLAIN) -> Path:
     answer = node("answer", "StatefulPartitionedCall", "pixels", calls="serve")
     saver = node("saver", "StatefulPartitionedCall", "filename", calls="save")
     library = message(*((1, each) for each in (functions or (SERVE, SAVE))))
@@ -164,6 +200,8 @@ def test_a_saved_model_that_does_more_than_compute_is_refused(op: str, tmp_path:
         lambda folder: saved_model(folder, function("serve", node("x", "SaveV2")), SAVE),
         lambda folder: saved_model(folder, nodes=(node("after", "Identity", "saver"),)),
         lambda folder: saved_model(folder, nodes=(node("after", "NoOp", "^saver"),)),
+        # A signature that the objects offer, and that the graph itself does not call.
+        lambda folder: saved_model(folder, objects=PLAIN + message((1, message((8, message((1, "save"))))))),
     ],
 )
 def test_a_saved_model_that_saves_where_it_should_compute_is_refused(
@@ -171,6 +209,37 @@ def test_a_saved_model_that_saves_where_it_should_compute_is_refused(
 ) -> None:
     with pytest.raises(BadBundle, match="saves or restores files"):
         saved_model_file.check(build(tmp_path / "model"))
+
+
+def test_a_saved_model_in_pieces_is_looked_into_as_a_whole(tmp_path: Path) -> None:
+    """Every reader of protobuf takes two pieces of one message together: the second must not hide the first."""
+    bad = message((1, node("bad", "WriteFile")))
+    folder = saved_model(tmp_path / "model")
+    content = (folder / "saved_model.pb").read_bytes()
+    meta = bytes(protobuf.merged(memoryview(content), 2))
+    (folder / "saved_model.pb").write_bytes(message((2, message((2, bad)) + meta)))
+    with pytest.raises(BadBundle, match="the operation 'WriteFile'"):
+        saved_model_file.check(folder)
+    hidden = varint(((2 << 3) | 2) + (1 << 32)) + varint(len(bad)) + bad  # the same field, where 32 bits are kept
+    (folder / "saved_model.pb").write_bytes(message((2, hidden + meta)))
+    with pytest.raises(BadBundle, match="no SavedModel, or damaged"):
+        saved_model_file.check(folder)
+
+
+def test_a_saved_model_whose_functions_are_called_like_operations_is_refused(tmp_path: Path) -> None:
+    shadow = function("MatMul", node("written", "SaveV2", "filename"))
+    with pytest.raises(BadBundle, match="a function of its own like an operation"):
+        saved_model_file.check(saved_model(tmp_path / "model", SERVE, shadow))
+
+
+def test_a_saved_model_of_the_older_kind_which_names_what_is_run_first_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadBundle, match="of an older kind"):
+        saved_model_file.check(saved_model(tmp_path / "model", objects=b""))
+    folder = saved_model(tmp_path / "two")
+    content = (folder / "saved_model.pb").read_bytes()
+    (folder / "saved_model.pb").write_bytes(content + content)
+    with pytest.raises(BadBundle, match="holds 2 graphs"):
+        saved_model_file.check(folder)
 
 
 @pytest.mark.parametrize("name", ["saved_model.pbtxt", "saved_model.cpb", "assets/words.txt", "fingerprint.pb.chunk"])
@@ -184,7 +253,7 @@ def test_a_saved_model_with_other_files_beside_it_is_refused(name: str, tmp_path
 
 @pytest.mark.parametrize("kind", [5, 10, 11])
 def test_a_saved_model_with_tables_or_its_own_ways_to_restore_is_refused(kind: int, tmp_path: Path) -> None:
-    objects = message((1, message((kind, b""))))
+    objects = PLAIN + message((1, message((kind, b""))))
     with pytest.raises(BadBundle, match="tables or other resources"):
         saved_model_file.check(saved_model(tmp_path / "model", objects=objects))
 
@@ -192,7 +261,7 @@ def test_a_saved_model_with_tables_or_its_own_ways_to_restore_is_refused(kind: i
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x12\x7fshort"])
 def test_what_is_no_saved_model_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(content)
-    with pytest.raises(BadBundle, match=r"no SavedModel, or damaged|is empty"):
+    with pytest.raises(BadBundle, match=r"no SavedModel, or damaged|holds 0 graphs"):
         saved_model_file.check(tmp_path)
 
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from headstart.errors import BadData
-from headstart.evaluation.metrics import Metrics, expected_calibration_error, measure, wilson
+from headstart.evaluation import metrics
+from headstart.evaluation.metrics import (
+    Metrics,
+    expected_calibration_error,
+    independent,
+    interval_of,
+    measure,
+    wilson,
+)
 
 
 def answers(n: int, k: int, *, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -61,8 +69,10 @@ def test_the_intervals_hold_the_figure_and_shrink_with_more_items() -> None:
         assert later_high - later_low < (high - low) / 4
 
 
-def test_the_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    truth = [value for value, _ in intervals(measure(*answers(100_000, 3, seed=1), names(3)))]
+def test_the_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as once:
+        once.setattr(metrics, "DRAWS", 1)  # of so many items the figures are the truth, and no interval is asked for
+        truth = [value for value, _ in intervals(measure(*answers(100_000, 3, seed=1), names(3)))]
     kept = np.zeros(len(truth))
     for seed in range(40):
         found = intervals(measure(*answers(150, 3, seed=100 + seed), names(3)))
@@ -74,6 +84,48 @@ def test_wilson_gives_the_published_interval() -> None:
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
     assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
     assert wilson(7, 7)[1] == 1
+
+
+def families_of(size: int, n: int = 120, *, alike: float = 0.9) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, probabilities and families: answers that are mostly right or wrong together in families of this size."""
+    rng = np.random.default_rng(n + size)
+    labels = np.tile([0, 1], n // 2)
+    family = np.arange(n) // size
+    right = np.where(rng.random(n) < alike, (rng.random(n) < 0.8)[family], rng.random(n) < 0.8)
+    return labels, np.eye(2)[np.where(right, labels, 1 - labels)] * 0.8 + 0.1, [str(each) for each in family]
+
+
+def test_photos_of_a_family_tell_less_than_as_many_others() -> None:
+    labels, probabilities, families = families_of(8)
+    alone, together = (measure(labels, probabilities, names(2), families=each) for each in (None, families))
+    assert alone.accuracy == together.accuracy
+    for (_, (low, high)), (value, (wider_low, wider_high)) in zip(intervals(alone), intervals(together), strict=True):
+        assert wider_low <= value <= wider_high
+        assert wider_high - wider_low > 1.5 * (high - low)
+    singles = measure(labels, probabilities, names(2), families=[str(each) for each in range(len(labels))])
+    assert singles == alone
+
+
+def test_the_interval_holds_the_truth_also_where_photos_come_in_families() -> None:
+    kept = {"families": 0, "photos": 0}
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        true = np.repeat(rng.random(30) < 0.8, 6)
+        families = [str(each // 6) for each in range(180)]
+        for name, each in {"families": families, "photos": None}.items():
+            low, high = interval_of(true, each)
+            kept[name] += low <= 0.8 <= high
+    assert kept["families"] / 400 > 0.92
+    assert kept["photos"] / 400 < 0.7, "then families would make no difference"
+
+
+def test_families_that_are_alike_count_as_one_and_those_that_are_not_as_many() -> None:
+    families = [str(each // 4) for each in range(80)]
+    alike = np.repeat(np.arange(20) < 15, 4)
+    assert independent(alike, families) == pytest.approx(20, rel=0.08)
+    assert independent(np.tile([True, True, True, False], 20), families) == 80
+    assert independent(np.ones(80, bool), families) == 20, "where all are right nothing tells how alike they are"
+    assert independent(alike, None) == 80
 
 
 def test_a_class_without_items_is_named_and_does_not_count() -> None:

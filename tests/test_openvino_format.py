@@ -13,7 +13,7 @@ import pytest
 from headstart.errors import BadExport
 from headstart.exporting.bundle import Bundle
 from headstart.exporting.format import Graph, Whole, named, on_canvas
-from headstart.exporting.formats import openvino, openvino_square
+from headstart.exporting.formats import openvino_graph, openvino_square
 
 from . import small_bundle
 
@@ -34,9 +34,9 @@ class Small(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         torch.manual_seed(0)
         self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.AdaptiveAvgPool2d(1)
+            torch.nn.Conv2d(3, 20, 3), torch.nn.ReLU(), torch.nn.Conv2d(20, 20, 3), torch.nn.AdaptiveAvgPool2d(1)
         )
-        self.head = torch.nn.Linear(8, 3)
+        self.head = torch.nn.Linear(20, 3)
 
     def forward(self, pixels: Any) -> tuple[Any]:
         def rows(side: int) -> Any:
@@ -77,7 +77,7 @@ def test_photos_of_any_size_have_the_models_answers(shape: tuple[int, int, int],
 
 def test_squares_enter_behind_the_preprocessing_and_have_the_same_answers(graph: Graph) -> None:
     pictures = np.random.default_rng(2).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
-    assert graph._squares is not None, "the graph has a square to cut it at"  # type: ignore[attr-defined]
+    assert graph._has_square, "the graph has a square to cut it at"  # type: ignore[attr-defined]
     np.testing.assert_allclose(
         graph.squares(pictures).probabilities, expected(on_canvas(pictures, MANIFEST)), atol=1e-5
     )
@@ -93,10 +93,23 @@ def test_the_graph_of_a_run_with_all_that_it_says_is_cut_at_its_square(tmp_path:
     named("openvino").write(Whole(engine="torch", model=model, manifest=manifest, samples=iter(())), folder, "fp32")
     graph = named("openvino").open(Bundle.seal(folder, manifest))
     pictures = np.random.default_rng(2).integers(0, 256, (3, real.SPEC.size, real.SPEC.size, 3), np.uint8)
-    assert graph._squares is not None, "the graph has a square to cut it at"  # type: ignore[attr-defined]
+    assert graph._has_square, "the graph has a square to cut it at"  # type: ignore[attr-defined]
     for name in outputs:
         whole, cut = getattr(graph.photos(on_canvas(pictures, manifest)), name), getattr(graph.squares(pictures), name)
         np.testing.assert_allclose(cut, whole, atol=1e-5)
+
+
+def test_every_number_of_squares_has_the_answers_that_each_has_alone(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = np.random.default_rng(2).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    alone = np.concatenate([graph.squares(picture[None]).probabilities for picture in pictures])
+    for n in range(1, 6):
+        np.testing.assert_allclose(graph.squares(pictures[:n]).probabilities, alone[:n], atol=1e-6)
+    assert graph.squares(pictures[:0]).probabilities.shape == (0, 3)
+    monkeypatch.setattr(openvino_graph, "SMALL", 0)  # a large network is not compiled for each number
+    large = named("openvino").open(Bundle.open(graph._path.parent))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(large.squares(pictures).probabilities, alone, atol=1e-6)
 
 
 def test_a_graph_without_a_square_answers_by_way_of_a_canvas(
@@ -118,6 +131,21 @@ def test_halves_take_half_of_the_bytes_and_eight_bits_are_near(tmp_path: Path, g
         assert not np.array_equal(found, wanted), "else nothing was made smaller"
 
 
+@pytest.mark.slow
+def test_layers_of_few_channels_stay_out_of_eight_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf", reason="needs NNCF, which quantises")
+
+    def eight_bit_weights(folder: Path) -> int:
+        written(folder, "int8")
+        return (folder / "model.xml").read_text().count('element_type="i8"')
+
+    from headstart.exporting.formats import openvino_writing
+
+    wide = eight_bit_weights(tmp_path / "wide")
+    monkeypatch.setattr(openvino_writing, "NARROW", 20)
+    assert (wide, eight_bit_weights(tmp_path / "narrow")) == (1, 0)
+
+
 def test_eight_bits_need_a_few_photos(tmp_path: Path) -> None:
     pytest.importorskip("nncf", reason="needs NNCF, which quantises")
     with pytest.raises(BadExport, match="eight bits need at least 8 photos to be fitted to, and 3 can be read"):
@@ -125,7 +153,7 @@ def test_eight_bits_need_a_few_photos(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_told_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(openvino_graph.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadExport, match="OpenVINO, which this format needs, is not installed") as caught:
         written(tmp_path / "none")
     assert caught.value.fix == 'pip install "headstart[openvino]"'

@@ -27,7 +27,11 @@ Pixels = np.ndarray
 
 @pytest.fixture
 def asked(drawn_photos: Path) -> Asked:
-    """Drawn photos, labelled by what the model says of them."""
+    return labelled(drawn_photos)
+
+
+def labelled(drawn_photos: Path) -> Asked:
+    """Drawn photos, labelled by what a tiny model says of them."""
     names = tuple(CLASSES)
     paths = [f"{name}/{index:02}.jpg" for name in names for index in range(PER_CLASS)]
     model = Answerer(
@@ -36,8 +40,8 @@ def asked(drawn_photos: Path) -> Asked:
     items = tuple(Item(path, path, 0, "validation", "", 1.0) for path in paths)
     dataset = Dataset(root=drawn_photos, classes=names, items=items, skipped=(), user_splits=False, notes=())
     said = outcome(model.look(dataset.files)).probabilities(3.0).argmax(axis=1)
-    labelled = dataset.with_items(replace(item, label=int(k)) for item, k in zip(items, said, strict=True))
-    return Asked(photos=labelled, split="validation", model=model, max_pixels=1 << 24)
+    photos = dataset.with_items(replace(item, label=int(k)) for item, k in zip(items, said, strict=True))
+    return Asked(photos=photos, split="validation", model=model, max_pixels=1 << 24)
 
 
 class Eager:
@@ -123,3 +127,12 @@ def test_photos_that_are_gone_are_told(asked: Asked, tmp_path: Path) -> None:
     with pytest.raises(BadExport, match="can be read") as told:
         found(gone, Eager(asked.model))
     assert str(tmp_path) in told.value.fix
+
+
+def test_few_photos_and_lost_ones_are_told(asked: Asked) -> None:
+    some = [*asked.photos.items[:3], replace(asked.photos.items[3], path="gone.jpg")]
+    notes: list[str] = []
+    events = compare(replace(asked, photos=asked.photos.with_items(some)), Eager(asked.model), "fp32")
+    found = outcome(events, lambda event: notes.append(getattr(event, "text", "")))
+    assert found.n == 3
+    assert "compared by 3 validation photos alone of 4, for the others cannot be read" in notes

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart import conductor, output, pace
+from headstart import conductor, dry_run, output, pace
 from headstart.amounts import duration
 from headstart.config import Settings
 from headstart.display import sentence
@@ -242,7 +242,7 @@ def test_the_faster_precision_is_taken_only_where_it_pays() -> None:
 
 
 def test_a_dry_run_is_a_page_for_people_and_leaves_no_run(photos: Path, tmp_path: Path) -> None:
-    _, plan = finish(conductor.plan(asked(photos, tmp_path / "run", time_limit=3600)))
+    _, plan = finish(dry_run.plan(asked(photos, tmp_path / "run", time_limit=3600)))
     assert not (tmp_path / "run").exists()
     text = output.trained_text(plan)
     assert "{" not in text
@@ -255,6 +255,6 @@ def test_a_dry_run_is_a_page_for_people_and_leaves_no_run(photos: Path, tmp_path
 
 def test_a_dry_run_of_cached_photos_says_so(photos: Path, tmp_path: Path) -> None:
     finish(conductor.train(asked(photos, tmp_path / "first", quality="fast", unfreeze=None, epochs=None)))
-    _, plan = finish(conductor.plan(asked(photos, tmp_path / "second")))
+    _, plan = finish(dry_run.plan(asked(photos, tmp_path / "second")))
     assert plan.forecast.cached == plan.forecast.photos > 20
     assert f"{plan.forecast.cached} of {plan.forecast.photos} photos are in the cache" in output.trained_text(plan)

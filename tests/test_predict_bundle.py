@@ -52,6 +52,36 @@ def test_a_folder_is_answered_in_order_and_what_is_no_photo_has_its_reason(bundl
     assert found[0].probabilities.keys() == set(small_bundle.CLASSES)
 
 
+def test_a_table_is_answered_photo_by_photo_as_it_lists_them(
+    bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("label,file\n,photos/red.png\nblue,photos/gone.png\n?,photos/blue.png\n")
+    found = headstart.predict(bundle, table)
+    assert [(Path(each.path).name, each.label) for each in found] == [
+        ("red.png", "red"),
+        ("gone.png", ""),
+        ("blue.png", "blue"),
+    ]
+    assert "no such file" in str(found[1].error).lower()
+    for content, what in {
+        "name,label\nx.png,red\n": "none of the 1 files",
+        "colour,size\nred,3\n": "no column that is known to hold the paths",
+        "path\nhttps://example.org/a.jpg\n": "download them",
+        "path\n": "lists nothing",
+    }.items():
+        table.write_text(content)
+        assert run(["predict", str(bundle), str(table)]) != 0
+        assert what in capsys.readouterr().err
+
+
+def test_a_bundle_is_not_evaluated_and_says_what_is(
+    bundle: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(bundle), str(photos)]) != 0
+    assert "is a bundle" in capsys.readouterr().err
+
+
 def test_a_photo_like_none_of_those_of_the_training_is_unsure(bundle: Path, photos: Path) -> None:
     assert [each.unsure for each in headstart.predict(bundle, [photos / "grey.png", photos / "red.png"])] == [
         True,

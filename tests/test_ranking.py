@@ -483,7 +483,7 @@ def test_auto_may_take_a_quarter_of_the_time_limit(few: Path, tmp_path: Path, mo
     monkeypatch.setattr(auto, "race", stopped)
     with pytest.raises(BadRun, match="all we want"):
         outcome(conductor.train(settings(few, tmp_path / "run", time_limit="8m")))
-    assert given[0] == pytest.approx(120, abs=1)
+    assert given[0] == pytest.approx(120, abs=10)  # a slow machine's own time counts, and 480 would be all of it
 
 
 def test_auto_takes_the_only_one_without_ranking(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

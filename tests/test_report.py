@@ -144,7 +144,7 @@ def test_photos_that_have_moved_leave_gaps_that_are_named(trained: Path, tmp_pat
     told: list[str] = []
     made = outcome(work(moved), lambda event: told.append(getattr(event, "text", "")))
     text = Seen(made.page.read_text(encoding="utf-8")).text
-    assert "cannot be shown: it is not where it was" in text
+    assert "cannot be shown: there is no file where the run had found one" in text
     assert str(tmp_path / "gone") in text
     assert any("cannot be shown" in each for each in told)
 
@@ -161,8 +161,13 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_up(tmp_path_factory.mktemp("hostile"), asked)
 
 
-def test_names_of_strangers_are_text_and_nothing_else(hostile: Path) -> None:
-    seen = Seen(rendered(hostile))
+@pytest.fixture(scope="module")
+def hostile_page(hostile: Path) -> Seen:
+    return Seen(rendered(hostile))
+
+
+def test_names_of_strangers_are_text_and_nothing_else(hostile_page: Seen) -> None:
+    seen = hostile_page
     tags = {tag for tag, _ in seen.elements}
     assert not tags & {"script", "i", "img"} - {"i"}
     assert not [name for _, attributes in seen.elements for name in attributes if name.startswith("on")]
@@ -187,8 +192,8 @@ def test_a_report_takes_names_apart_from_the_colours_of_charts(hostile: Path) ->
     assert "#010207" in Seen(drawn.svg).text
 
 
-def test_ids_are_unique_on_a_page(hostile: Path) -> None:
-    ids = Seen(rendered(hostile)).values("id")
+def test_ids_are_unique_on_a_page(hostile_page: Seen) -> None:
+    ids = hostile_page.values("id")
     assert len(ids) == len(set(ids))
 
 
@@ -308,7 +313,7 @@ def test_what_a_run_names_need_not_be_a_file_that_ends(tmp_path: Path) -> None:
     pipe = dataset.root / dataset.items[0].path
     pipe.parent.mkdir(parents=True)
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="not where it was"):
+    with pytest.raises(OSError, match="no file where the run"):
         read(dataset, dataset.items[0].path)
 
 

@@ -20,7 +20,7 @@ from headstart.events import Note
 from headstart.report import making
 from headstart.report import more_labels as more_labels_module
 from headstart.report.costs import costs
-from headstart.report.label_errors import confident_joint, doubted, suspected
+from headstart.report.label_errors import answerable, confident_joint, doubted, suspected
 from headstart.report.more_labels import LabelCurve, Trials, curve_of, more_labels, part
 from headstart.report.power_law import LIKELY, SHAPES, extrapolated, fitted
 from headstart.runs import Run
@@ -112,6 +112,27 @@ def test_a_class_without_photos_is_suggested_to_nobody() -> None:
 
 
 # ---- what a run keeps for it
+
+
+def test_the_only_photo_of_a_class_is_not_doubted_for_that(run: Run) -> None:
+    """No head that had not seen it knew its class: that all hold it for another says nothing."""
+    kept = run.out_of_fold
+    assert kept is not None
+    labels, probabilities = kept.labels.copy(), kept.probabilities.copy()
+    alone = int(np.flatnonzero(labels == 0)[0])
+    labels[labels == 0] = 1
+    labels[alone] = 0
+    probabilities = np.where(np.arange(3) == 0, 0, np.maximum(probabilities, 1e-3)).astype(np.float32)
+    probabilities[alone] = 0, 0.9999, 0.0001
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    tensors, about = replace(kept, labels=labels, probabilities=probabilities).arrays()
+    save_file(tensors, run.path / out_of_fold.NAME, about)
+    found = suspected(run)
+    assert found is not None
+    assert found.photos == len(labels) - 1
+    assert all(doubt.label != run.classes[0] and doubt.suggested != run.classes[0] for doubt in found.found)
+    assert alone in doubted(labels, probabilities.astype(np.float64))[0], "then this could not be seen to fail"
+    assert answerable(np.arange(3), np.full((3, 3), 0.5) - 0.5 * np.eye(3)).size == 0
 
 
 def test_what_the_heads_said_is_read_back_as_it_was_written(run: Run) -> None:

@@ -85,6 +85,17 @@ def test_charts_can_be_read_on_a_phone(chromium: Any, place: str) -> None:
     assert min(sizes) > 6.5  # pixels of a screen that has two or three to each
 
 
+def test_the_first_screen_says_whether_the_model_can_be_used(chromium: Any, place: str) -> None:
+    for width, height in ((1280, 800), (390, 844)):
+        visit = Visit(chromium, place, viewport={"width": width, "height": height})
+        box = visit.page.locator("#verdict").bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] < height
+    text = visit.page.inner_text("#summary")
+    assert "Do not use it for" in text
+    assert "To make it better" in text
+
+
 def test_the_dark_changes_page_and_charts(chromium: Any, place: str) -> None:
     script = """[getComputedStyle(document.body).backgroundColor,
         getComputedStyle(document.querySelector('svg text')).fill]"""
@@ -110,6 +121,10 @@ def test_headings_and_tables_make_sense_to_a_screen_reader(chromium: Any, place:
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
     assert visit.page.evaluate("document.querySelectorAll('th:not([scope])').length") == 0
+    named = "[...document.querySelectorAll('th, h1, h2, h3, a, summary')].every(each => each.textContent.trim())"
+    assert visit.page.evaluate(named)
+    dead = "[...document.querySelectorAll('a')].filter(each => !document.querySelector(each.hash)).length"
+    assert visit.page.evaluate(dead) == 0
     assert visit.page.evaluate("[...document.images].every(image => image.alt)")
     assert visit.page.evaluate("[...document.querySelectorAll('svg')].every(each => each.getAttribute('aria-label'))")
     assert visit.page.evaluate("document.documentElement.lang") == "en"

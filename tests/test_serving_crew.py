@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -169,3 +172,28 @@ def test_what_waits_when_the_threads_are_told_to_end_is_still_answered() -> None
 
     with crew() as opened:
         assert len(asyncio.run(ask())) == 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in other ways")
+def test_memory_of_a_large_photo_is_given_back_though_something_small_lies_behind_it() -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from headstart.machine import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+keep_freed_memory()  # as the export of a run does, in the same process
+if sys.argv[1] == "service":
+    return_freed_memory()
+before, photo = resident(), bytearray(b"1") * (1 << 24)
+small = bytearray(b"1") * 100_000
+del photo
+print(resident() - before)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program, who], capture_output=True, check=True).stdout)
+        for who in ("training", "service")
+    )
+    assert kept > 1 << 23 > given_back

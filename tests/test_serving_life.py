@@ -260,6 +260,17 @@ def test_an_address_that_others_can_reach_wants_a_token_that_cannot_be_guessed(t
         assert "token" in refusal(bundle, token=token).what
 
 
+def test_a_token_can_lie_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("a-token-of-some-length\n")
+    assert Access.of("0.0.0.0", None, {"HEADSTART_TOKEN_FILE": str(file)}).token == "a-token-of-some-length"
+    with pytest.raises(BadServer, match="No such file"):
+        Access.of("0.0.0.0", None, {"HEADSTART_TOKEN_FILE": str(tmp_path / "nowhere")})
+    file.write_text("")
+    with pytest.raises(BadServer, match="0 characters"):  # and not a service without one
+        Access.of("127.0.0.1", None, {"HEADSTART_TOKEN_FILE": str(file)})
+
+
 def test_what_is_neither_a_bundle_nor_a_run_is_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "nowhere", port=0).what
     assert "neither a bundle nor a run" in refusal(tmp_path, port=0).what

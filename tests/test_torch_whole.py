@@ -42,6 +42,9 @@ def tiny(spec: InputSpec = SPEC) -> TorchNetwork:
     return network
 
 
+UNPROJECTED = {"projection": None, "centres": np.random.default_rng(2).normal(size=(20, 12)), "normalise": True}
+
+
 def novelty(**changes: Any) -> Novelty:
     """Where photos of this network lie, in four dimensions."""
     rng = np.random.default_rng(2)
@@ -102,7 +105,7 @@ def _canvas(square: np.ndarray, spec: InputSpec) -> np.ndarray:
     return canvas
 
 
-@pytest.mark.parametrize("changes", [{}, {"k": 1}, {"normalise": True}, {"mean": np.full(12, 1000.0)}])
+@pytest.mark.parametrize("changes", [{}, {"k": 1}, {"normalise": True}, {"mean": np.full(12, 1000.0)}, UNPROJECTED])
 def test_distances_are_those_of_the_run_to_a_thousandth(changes: dict[str, Any]) -> None:
     network, asked = tiny(), novelty(**changes)
     squares = np.stack([photo((32, 32), seed) for seed in range(5)])

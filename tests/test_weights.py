@@ -334,10 +334,10 @@ def photos_folder(drawn_photos: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn_photos, tmp_path / "photos"))
 
 
-def test_a_run_keeps_its_weights_its_prior_and_says_what_they_mean(headstart: Headstart, uneven: Path) -> None:
+def test_a_run_keeps_its_weights_its_prior_and_says_what_they_mean(headstart_here: Headstart, uneven: Path) -> None:
     file = uneven.parent / "w.csv"
     file.write_text("class,weight\nbrick,1\ngrass,2\nwater,4\n")
-    done = headstart(
+    done = headstart_here(
         *("train", "photos", "--quality", "fast", "--size", "64", "--out", "run", "--class-weights", "w.csv"), "--json"
     )
     assert done.returncode == 0, done.stderr
@@ -351,15 +351,19 @@ def test_a_run_keeps_its_weights_its_prior_and_says_what_they_mean(headstart: He
     mixture = mixture_of(run, "train")
     assert mixture is not None
     np.testing.assert_allclose(mixture.learnt, run.recipe.prior)
-    answers = headstart("predict", "run", "photos/brick", "--priors", "brick=0,grass=1,water=1", "--json")
+    answers = headstart_here("predict", "run", "photos/brick", "--priors", "brick=0,grass=1,water=1", "--json")
     assert {row["label"] for row in json.loads(answers.stdout)} <= {"grass", "water"}
-    refused = headstart("predict", "run", "photos/brick", "--priors", "brick=1")
+    refused = headstart_here("predict", "run", "photos/brick", "--priors", "brick=1")
     assert refused.returncode == 1
     assert "priors say nothing of 'grass', 'water'" in refused.stderr
 
 
-def test_class_weights_of_other_classes_are_refused_before_a_folder_exists(headstart: Headstart, uneven: Path) -> None:
-    done = headstart("train", "photos", "--size", "64", "--out", "run", "--class-weights", "brick=1,gras=1,water=1")
+def test_class_weights_of_other_classes_are_refused_before_a_folder_exists(
+    headstart_here: Headstart, uneven: Path
+) -> None:
+    done = headstart_here(
+        "train", "photos", "--size", "64", "--out", "run", "--class-weights", "brick=1,gras=1,water=1"
+    )
     assert done.returncode == 1
     assert "'gras'" in done.stderr
     assert "did you mean 'grass'" in done.stderr

@@ -65,7 +65,7 @@ def read(name: str, most: int) -> Photos:
     return Photos(rows, labels, classes.tolist(), files)
 
 
-def space(mean: np.ndarray, projection: np.ndarray, centres: np.ndarray, k: int, normalise: bool) -> Novelty:
+def space(mean: np.ndarray, projection: np.ndarray | None, centres: np.ndarray, k: int, normalise: bool) -> Novelty:
     arrays = {"mean": mean, "projection": projection, "centres": centres}
     return Novelty(**arrays, k=k, normalise=normalise, threshold=math.inf, false_alarms=0.0)
 
@@ -75,8 +75,13 @@ def unit(features: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def mahalanobis(features: np.ndarray, labels: np.ndarray, *, normalise: bool, width: int = 512) -> Novelty:
-    """To the nearest class, in the largest directions of a shrunken shared covariance (Ledoit and Wolf 2004)."""
+def mahalanobis(
+    features: np.ndarray, labels: np.ndarray, *, normalise: bool, width: int = 512, power: float = 1.0
+) -> Novelty:
+    """To the nearest class, in the largest directions of a shrunken shared covariance (Ledoit and Wolf 2004).
+
+    With a power below 1 directions are brought only part of the way to the same spread; 0 is the Euclidean distance.
+    """
     rows = unit(features) if normalise else features.astype(np.float64)
     names, mean = np.unique(labels), rows.mean(axis=0)
     means = np.stack([rows[labels == label].mean(axis=0) for label in names])
@@ -88,7 +93,7 @@ def mahalanobis(features: np.ndarray, labels: np.ndarray, *, normalise: bool, wi
     noise = (((inside**2).sum(1) ** 2).sum() / n - (covariance**2).sum()) / n
     shrink = float(np.clip(noise / spread, 0, 1))
     values, directions = np.linalg.eigh((1 - shrink) * covariance + shrink * scale * np.eye(d))
-    projection = directions[:, ::-1][:, :width] / np.sqrt(values[::-1][:width])
+    projection = directions[:, ::-1][:, :width] / values[::-1][:width] ** (power / 2)
     return space(mean, projection, (means - mean) @ projection, 1, normalise)
 
 
@@ -96,7 +101,9 @@ def neighbours(features: np.ndarray, labels: np.ndarray, *, k: int, width: int, 
     """To the k-th neighbour among the photos, in principal directions; all directions where width is 0."""
     rows = unit(features) if normalise else features.astype(np.float64)
     mean = rows.mean(axis=0)
-    projection = np.linalg.svd(rows - mean, full_matrices=False)[2][:width].T if width else np.eye(rows.shape[1])
+    if not width:
+        return space(mean, None, rows - mean, k, normalise)
+    projection = np.linalg.svd(rows - mean, full_matrices=False)[2][:width].T
     return space(mean, projection, (rows - mean) @ projection, k, normalise)
 
 
@@ -108,6 +115,9 @@ VARIANTS: dict[str, Callable[[np.ndarray, np.ndarray], Novelty]] = {
     SHIPPED: fit,
     "Mahalanobis, shrunken, 512 directions": novel(mahalanobis, normalise=False),
     "Mahalanobis, shrunken, 512 directions, unit features": novel(mahalanobis, normalise=True),
+    "halfway to Mahalanobis, all directions, unit features": novel(
+        mahalanobis, normalise=True, width=10_000, power=0.5
+    ),
     "nearest photo, unit features": novel(neighbours, k=1, width=0),
     "third nearest photo, unit features, 128 principal directions": novel(neighbours, k=3, width=128),
     "third nearest photo, features as they are": novel(neighbours, k=3, width=0, normalise=False),

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+from embedded import embedded
 
-import headstart as hs
 from headstart.outcome import outcome
 from headstart.probe import probe
 from headstart.report.label_errors import calibrated, doubted
@@ -63,11 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for folder in options.folders:
-        files = sorted(path for path in folder.glob("*/*") if path.is_file())
-        names = sorted({path.parent.name for path in files})
-        labels = np.array([names.index(path.parent.name) for path in files])
-        paths = [str(path) for path in files]
-        features = np.asarray(hs.TransferFeatures().fit_transform(paths))
+        photos = embedded(folder)
+        features, labels, paths = photos.features, photos.labels, photos.paths
         for rate in RATES:
             trials = [trial(features, paths, labels, rate, seed) for seed in range(options.seeds)]
             means = {name: float(np.mean([each[name] for each in trials])) for name in trials[0]}

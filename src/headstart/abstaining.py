@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,24 +33,27 @@ class Known:
 
     novelty: Novelty
     held_out: Float[np.ndarray, "m"] | None
-    n: int  # photos that it was fitted on
+    families: Sequence[str]  # of the photos that it was fitted on
 
-    def limited(self, validation: Float[np.ndarray, "m"]) -> tuple[Novelty | None, str]:
+    def limited(self, validation: Float[np.ndarray, "m"], families: Sequence[str]) -> tuple[Novelty | None, str]:
         """With a threshold, by these distances of validation photos where there are no others; and how it came about.
 
         None where there are too few photos.
         """
         held_out = validation if self.held_out is None else self.held_out
+        families = families if self.held_out is None else self.families
         which = f"{len(held_out)} validation photos"
         if self.held_out is not None:
             which = f"{len(held_out)} training and validation photos, each from those of the other {FOLDS - 1} folds"
-        found = limited(self.novelty, held_out)
+        apart = len(set(families))
+        groups = f" in {apart} groups" if apart < len(held_out) else ""
+        found = limited(self.novelty, held_out, families)
         if found is None:
-            few = f"{len(held_out)} photos cannot tell a threshold for {FALSE_ALARMS:.0%} of false alarms"
-            return None, f"never unsure: {few}, {needed()} can"
+            few = f"{len(held_out)} photos{groups} cannot tell a threshold for {FALSE_ALARMS:.0%} of false alarms"
+            return None, f"never unsure: {few}, {needed()}{' groups' if groups else ''} can"
         return found, (
-            f"distance of the features, at length 1, from the nearest of the classes' means over {self.n} photos; "
-            f"the threshold by the distances of {which}"
+            f"distance of the features, at length 1, from the nearest of the classes' means over {len(self.families)} "
+            f"photos; the threshold by the distances of {which}{groups}"
         )
 
 
@@ -71,7 +74,7 @@ def known(session: Session) -> Generator[Event, None, Known | None]:
         if not tuned and len(set(photos.families)) > 1:
             folds = assign_folds(photos.labels, photos.families, seed=session.settings.seed, folds=FOLDS)
             held_out = out_of_fold(features, photos.labels, folds)
-        return Known(novelty=fit(features, photos.labels), held_out=held_out, n=len(photos))
+        return Known(novelty=fit(features, photos.labels), held_out=held_out, families=photos.families)
 
 
 def sample(photos: Dataset, most: int, *, seed: int) -> Dataset:

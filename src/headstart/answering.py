@@ -86,7 +86,7 @@ class Answerer:
                 far.add(chunk.positions, features)
             failed |= chunk.failed
             yield Progress(what="photos answered", done=len(rows) + len(failed), total=len(paths))
-        wide = len(next(iter(rows.values()))) if rows else 0
+        wide = len(next(iter(rows.values()))) if rows else len(self.views)  # of none that could be read, one number
         blank = np.full(wide, np.nan)
         logits = np.array([rows.get(position, blank) for position in range(len(paths))])
         shape = (len(paths), len(self.views), wide // len(self.views))
@@ -228,7 +228,7 @@ def predict(
     model = answerer(opened)
     seen = yield from model.look(files)
     probabilities, distances = seen.probabilities(model.temperature), seen.distances
-    if mixture is not None:
+    if mixture is not None and seen.readable:
         probabilities = yield from mixture.of(probabilities)
     far = model.novelty.unsure(distances).tolist() if model.novelty is not None and distances is not None else None
     return [

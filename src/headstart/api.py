@@ -18,7 +18,7 @@ from headstart.outcome import outcome
 if TYPE_CHECKING:
     from headstart.auditing import Audit
     from headstart.backbones.backbone import Entry
-    from headstart.conductor import Plan
+    from headstart.dry_run import Plan
     from headstart.evaluation.evaluation import Evaluation
     from headstart.events import Event
     from headstart.explaining.explanation import Explanation
@@ -218,10 +218,13 @@ def train(
         workers=workers,
         report=report,
     )
-    from headstart.conductor import plan
+    if dry_run:
+        from headstart.dry_run import plan
+
+        return outcome(plan(settings), on_event)
     from headstart.conductor import train as work
 
-    return outcome(plan(settings), on_event) if dry_run else outcome(work(settings), on_event)
+    return outcome(work(settings), on_event)
 
 
 def resume(run: Place, *, factory: str | None = None, on_event: Callable[[Event], None] | None = None) -> Run:
@@ -254,7 +257,7 @@ def predict(
 
     Args:
         run: Run folder of a finished training, or an exported bundle.
-        paths: Photos, and folders or archives of photos.
+        paths: Photos, folders or archives of photos, and tables (.csv, .jsonl, .parquet) that list photos.
         priors: How frequent the classes are among these photos: uniform, train (as when training), estimate (found from
             the photos), a list such as ants=0.9,bees=0.1, or a CSV or JSON file. Default: as the model learnt it.
         on_event: Called with each event while the work goes on.
@@ -369,7 +372,7 @@ def serve(
         port: Port to listen on; 0 takes one that is free. Default: 8000.
         workers: Threads that decode and compute. Default: the cores.
         token: Secret that every request must carry. Default: none, or the environment's HEADSTART_TOKEN.
-        on_event: Called with each event while the work goes on.
+        on_event: Called with each event, in a thread of its own: a slow one does not hold the service up.
 
     Raises:
         BadRun: there is no such run, or it is not finished.
@@ -377,8 +380,10 @@ def serve(
         BadServer: the address cannot be used, or is open to others without a token.
     """
     from headstart.serving.service import serve as work
+    from headstart.serving.telling import telling
 
-    outcome(work(Path(run), host=host, port=port, workers=workers, token=token), on_event)
+    with telling(on_event) as told:
+        outcome(work(Path(run), host=host, port=port, workers=workers, token=token), told)
 
 
 def evaluate(
@@ -406,7 +411,7 @@ def evaluate(
         BadRun: there is no such run, or it is not finished.
         BadData: the folder cannot be used, or has a class that the model does not know.
     """
-    from headstart.conductor import evaluate as work
+    from headstart.evaluating import evaluate as work
 
     return outcome(work(Path(run), Path(data), priors=priors, columns=columns), on_event)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from headstart.output import columns
+from headstart.aligned import columns
 
 if TYPE_CHECKING:
     from headstart.auditing import Audit, Outlier

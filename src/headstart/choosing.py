@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from headstart.backbones.backbone import Backbone
 from headstart.config import Precision as Wish
@@ -24,11 +22,10 @@ from headstart.networks.network import Cut, Network
 from headstart.runtimes import framework
 from headstart.runtimes.opening import lacks, offers, open_runner, seconds
 from headstart.runtimes.runtime import CALIBRATION, Offer, Precision, Runner, Sample
+from headstart.runtimes.trial import Trial, compare, trial
 from headstart.store import Store
 
 COMPARED = 16  # photos by which a way is compared with the framework
-# Largest difference from the framework's features in fp32, as a share of how much these differ between photos.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.08, "int8": 0.2}
 LONG = 30.0  # seconds of the frozen part from which on a user may want to hear how to spare them
 SLOW = 2e10  # operations a second of a framework on a slow processor
 EXACT: tuple[Precision, ...] = ("fp32", "bf16", "int8")  # the most exact first
@@ -249,6 +246,11 @@ def allowed(ways: Sequence[Offer], network: Network, precision: Wish) -> list[Of
     )
 
 
+def expected(offer: Offer, seconds: float) -> float:
+    """Seconds of a photo by this way, where it was not tried, from those by the framework."""
+    return seconds if offer.runtime == framework.NAME else seconds / EXPECTED[offer.precision]
+
+
 def least(wanted: Wanted, left: int) -> float:
     """Seconds that the framework needs for so many photos, by its operations and on a slow machine: rather more."""
     below = wanted.network.groups[: wanted.cut.after]
@@ -289,7 +291,7 @@ def _fastest(
 ) -> Chosen:
     reference, refused = ways[-1], list[str]()
     for offer in ways[:-1]:
-        spared = left[reference] * truth.seconds - left[offer] * truth.seconds / EXPECTED[offer.precision]
+        spared = left[reference] * truth.seconds - left[offer] * expected(offer, truth.seconds)
         if spared <= (toll := wanted.toll(offer)):
             refused.append(
                 f"{left[reference]} photos take it {left[reference] * truth.seconds:.1f} s,"
@@ -319,84 +321,3 @@ def _asked_for(wanted: Wanted, offer: Offer, truth: Trial, pictures: UInt8[np.nd
             fix="leave the precision out, or take fp32",
         )
     return Chosen(offer, f"asked for; {against}", runner)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a runner gave for some pictures, and how long it takes for one."""
-
-    rows: Float[np.ndarray, "n ..."]
-    seconds: float
-
-
-def trial(runner: Runner, pictures: UInt8[np.ndarray, "n h w c"]) -> Trial:
-    """Run these pictures, as many at a time as the runner likes; the first pass warms it up and is not timed."""
-    took: list[float] = []
-    lock = threading.Lock()
-
-    def timed(chunk: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n ..."]:
-        began = time.perf_counter()
-        rows = runner(chunk)
-        with lock:
-            took.append(time.perf_counter() - began)
-        return rows
-
-    chunks = list(_chunks(pictures, runner.chunk))
-    workers = min(runner.concurrency, max(1, len(chunks) - 1))
-    with runner.concurrent(max(1, runner.concurrency)), ThreadPoolExecutor(workers, thread_name_prefix="trial") as pool:
-        first = runner(chunks[0])
-        rest = list(pool.map(timed, chunks[1:] or chunks))
-    rows = np.concatenate([first, *(rest if len(chunks) > 1 else [])])[: len(pictures)]
-    return Trial(rows, min(took) / runner.chunk / workers)
-
-
-def _chunks(pictures: UInt8[np.ndarray, "n h w c"], size: int) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
-    for first in range(0, len(pictures), size):
-        part = pictures[first : first + size]
-        yield np.concatenate([part, *[part[-1:]] * (size - len(part))])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far a way's features are from the framework's, and how much faster it is."""
-
-    photos: int
-    difference: float  # its norm, over that of how the framework's features differ from their mean over photos
-    plain: float  # the same over the norm of the features themselves
-    speed: float  # photos a second over the framework's
-
-    def refusal(self, offer: Offer) -> str:
-        """Why this way is not taken; empty where it is."""
-        tolerance = TOLERANCES[offer.precision]
-        if not np.isfinite(self.difference):
-            return f"{offer} gives numbers that are not finite"
-        if self.difference > tolerance:
-            return f"{offer} differs by {percent(self.difference)}, more than {percent(tolerance)}"
-        if self.speed < 1:
-            return f"{offer} takes {1 / self.speed:.1f} times as long"
-        return ""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.photos} photos agree to {percent(self.difference)} with the framework in fp32,"
-            f" {self.speed:.1f} times as fast"
-        )
-
-
-def compare(truth: Trial, other: Trial) -> Comparison:
-    """How far the features are from the true ones."""
-    true = truth.rows.astype(np.float64)
-    gap = float(np.linalg.norm(other.rows.astype(np.float64) - true))
-    spread = float(np.linalg.norm(true - true.mean(axis=0)))
-    size = float(np.linalg.norm(true))
-    return Comparison(
-        photos=len(true),
-        difference=gap / spread if spread else (np.inf if gap else 0.0),
-        plain=gap / size if size else (np.inf if gap else 0.0),
-        speed=truth.seconds / other.seconds,
-    )
-
-
-def percent(share: float) -> str:
-    """`0.6 %`: two digits that count, and no more than anybody wants to know."""
-    return "less than 0.001 %" if 0 < share < 1e-5 else f"{100 * share:.2g} %"

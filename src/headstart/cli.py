@@ -24,7 +24,9 @@ from headstart import api, output
 from headstart.audit_text import audit_text
 from headstart.display import Display
 from headstart.errors import DiskFull, HeadstartError
+from headstart.printable import printable
 from headstart.rank_text import rank_text
+from headstart.serving.telling import anybody_stuck
 
 Format = Literal["table", "csv", "json"]
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -109,6 +111,8 @@ def _command(verb: Callable[..., Any], answer: Callable[[Any], str]) -> Callable
         with Display(_stderr()) as display:
             try:
                 result = verb(*arguments, **options, **({"on_event": display.show} if watched else {}))
+                if anybody_stuck():  # in a pipe that nobody reads, or a paused terminal: Python would wait for its lock
+                    os._exit(0)
             except KeyboardInterrupt:
                 display.close()
                 way_on = f"; go on with: headstart resume {shlex.quote(display.run)}" if display.run else ""
@@ -117,7 +121,10 @@ def _command(verb: Callable[..., Any], answer: Callable[[Any], str]) -> Callable
         if result is None:  # serve: it has said all while it ran
             return 0
         writer = output.as_json if json or format == "json" else answer
-        _print((output.predictions_csv if format == "csv" and not json else writer)(result))
+        table = format == "csv" and not json
+        text = (output.predictions_csv if table else writer)(result)
+        # Into a file, a table goes to the letter: it is for programs.
+        _print(text if table and sys.stdout is not None and not sys.stdout.isatty() else printable(text))
         return 0
 
     hints = _hints(verb)
@@ -197,7 +204,7 @@ def _stderr() -> TextIO:
 
 def _tell(text: str) -> None:
     with suppress(OSError, ValueError):
-        print(text, file=_stderr(), flush=True)
+        print(printable(text), file=_stderr(), flush=True)
 
 
 def _print(text: str) -> None:

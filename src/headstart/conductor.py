@@ -11,46 +11,31 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import replace
-from os import PathLike
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from headstart.answering import answerer, mixture_of
 from headstart.backbones.backbone import Backbone
-from headstart.choosing import check_precision
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
-from headstart.data.loading import drop_unreadable, folder_of, load_labelled
-from headstart.dry_run import Plan as Plan
-from headstart.dry_run import plan as plan
+from headstart.data.loading import drop_unreadable
 from headstart.errors import BadRun, HeadstartError
-from headstart.evaluation.evaluation import Evaluation
 from headstart.events import Compared, Event, Note, PhaseEnded, RunStarted, to_json
 from headstart.features import Features
 from headstart.framing import best_fit
-from headstart.judging import Finished, finish, frozen, measured, tuned
+from headstart.judging import Finished, finish, frozen, tuned
 from headstart.machine import peak_memory
 from headstart.networks.network import Cut, Network
 from headstart.out_of_fold import OutOfFold
 from headstart.pace import predicted
-from headstart.preparing import (
-    fetched_backbone,
-    folder_for,
-    head_cut,
-    identity,
-    opened,
-    recipe_of,
-    staff,
-    surveyed,
-    without_files,
-)
+from headstart.preparing import fetched_backbone, head_cut, identity, opened, recipe_of, staff
 from headstart.probe import Probe, probe
-from headstart.ranking.auto import settled
-from headstart.runs import REPORT, Run, check_new
+from headstart.runs import REPORT, Run
 from headstart.session import Session
+from headstart.starting import started
 from headstart.training.recipe import FEW, Recipe
 from headstart.tuning import improved, tune
 from headstart.weighting import item_weights, told
@@ -62,30 +47,17 @@ def train(settings: Settings) -> Generator[Event, None, Run]:
     Raises:
         HeadstartError: the data, a setting or the backbone cannot be used, the disk is full, or training diverged.
     """
-    began = time.monotonic()
-    folder_of(settings.data, columns=settings.columns)  # before weights are downloaded for photos that are not there
-    settings = without_files(settings)
-    named, choice = yield from settled(settings, began)
-    backbone = yield from fetched_backbone(named)
-    out = folder_for(settings)
-    check_new(out)
-    network = backbone.build()
-    network.to(settings.device)
-    check_precision(network, settings.precision)
-    before = time.monotonic()
-    dataset = yield from surveyed(settings)
-    looking = time.monotonic() - before
-    recipe_of(settings, dataset, network)  # refuses what cannot be trained, while nothing is written yet
-    if network.shard[0] == 0:
-        run = Run.create(out, settings, dataset, identity(backbone))
-        if choice is not None:
-            run.append(choice)
-        return (yield from _conduct(run, backbone, network, began, looking=looking))
+    start = yield from started(settings)
+    if start.network.shard[0] == 0:
+        run = start.run(start.out)
+        if start.choice is not None:
+            run.append(start.choice)
+        return (yield from _conduct(run, start.backbone, start.network, start.began, looking=start.looking))
     # Of several processes the first keeps the run; the others need one of their own, and throw it away.
     with tempfile.TemporaryDirectory() as private:
-        run = Run.create(Path(private, "run"), settings, dataset, identity(backbone))
-        yield from _conduct(run, backbone, network, began, looking=looking)
-    return Run(out)
+        run = start.run(Path(private, "run"))
+        yield from _conduct(run, start.backbone, start.network, start.began, looking=start.looking)
+    return Run(start.out)
 
 
 def resume(path: Path, *, factory: str | None = None) -> Generator[Event, None, Run]:
@@ -130,42 +102,6 @@ def resume(path: Path, *, factory: str | None = None) -> Generator[Event, None, 
     with tempfile.TemporaryDirectory() as private:
         yield from _conduct(Run(shutil.copytree(path, Path(private, "run"))), backbone, network, began)
     return run
-
-
-def evaluate(
-    path: Path,
-    data: Path,
-    *,
-    priors: str | PathLike[str] | Mapping[str, float] | None = None,
-    columns: str | None = None,
-) -> Generator[Event, None, Evaluation]:
-    """Measure a finished model on other labelled photos; classes are matched by name, `priors` are their shares.
-
-    Raises:
-        BadRun: there is no finished run.
-        BadData: the photos cannot be used, or have a class that the model does not know.
-        BadSetting: the priors are none, or do not name the model's classes.
-    """
-    run = Run.open(path)
-    mixture = mixture_of(run, priors)
-    dataset = load_labelled(data, classes=run.classes, columns=columns)
-    for text in dataset.notes:
-        yield Note(text=text)
-    if skipped := dataset.skipped:
-        yield Note(text=f"{len(skipped)} files are not used, first {skipped[0].path!r}: {skipped[0].reason}")
-    known = {item.id for item in run.dataset.only("train", "validation").items}
-    seen = sum(item.id in known for item in dataset.items)
-    if seen:
-        yield Note(text=f"{seen} of these {len(dataset)} photos were used to make the model: the result flatters it")
-    found = yield from measured(answerer(run), dataset, seed=run.settings.seed, mixture=mixture)
-    if failed := found.skipped:
-        yield Note(
-            text=f"{len(failed)} photos cannot be read and are left out, first {failed[0].path!r}: {failed[0].reason}"
-        )
-    if (unsure := found.unsure) is not None and unsure.unsure:
-        strange = "photos: they are like none that the model learnt from"
-        yield Note(text=f"unsure of {unsure.unsure} of {unsure.n} {strange}")
-    return Evaluation(test=found.metrics, unsure=found.unsure)
 
 
 # ---- the way of a run
@@ -255,7 +191,9 @@ def _write_costs(session: Session) -> float:
     used = session.used
     if session.forecast is not None:
         phases = session.took if "start" in session.took else None
-        session.run.write_plan(session.forecast, {"seconds": used, "phases": phases, "peak_bytes": peak_memory()})
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        took = {"seconds": used, "phases": phases, "peak_bytes": peak_memory(), "ended": ended}
+        session.run.write_plan(session.forecast, took)
     return used
 
 

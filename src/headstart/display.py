@@ -24,6 +24,7 @@ from headstart.events import (
     StageStarted,
     Stepped,
 )
+from headstart.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -145,7 +146,7 @@ class Display:
         with suppress(OSError, ValueError):  # the stream is closed or its reader has gone
             text, state = sentence(event), advance(event)
             if text is not None:
-                self._screen.line(text)
+                self._screen.line(printable(text))
             if state is not None:
                 self._screen.bar(*state)
 

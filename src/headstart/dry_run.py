@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,11 @@ from typing import Any
 
 from headstart.config import Settings
 from headstart.data.dataset import SPLITS, Dataset
-from headstart.data.loading import folder_of
 from headstart.events import Decision, Event
 from headstart.pace import predicted
 from headstart.planning import Forecast
-from headstart.preparing import (
-    fetched_backbone,
-    folder_for,
-    head_cut,
-    identity,
-    opened,
-    recipe_of,
-    surveyed,
-    without_files,
-)
-from headstart.ranking.auto import settled
-from headstart.runs import Run, check_new
+from headstart.preparing import head_cut, opened
+from headstart.starting import started
 from headstart.training.recipe import Recipe
 from headstart.training.stages import learning_rates
 
@@ -69,23 +57,12 @@ def plan(settings: Settings) -> Generator[Event, None, Plan]:
     Raises:
         HeadstartError: as `train`.
     """
-    began = time.monotonic()
-    folder_of(settings.data, columns=settings.columns)
-    settings = without_files(settings)
-    named, choice = yield from settled(settings, began)
-    backbone = yield from fetched_backbone(named)
-    check_new(folder_for(settings))
-    before = time.monotonic()
-    dataset = yield from surveyed(settings)
-    looking = time.monotonic() - before
-    network = backbone.build()
-    network.to(settings.device)
-    recipe = recipe_of(settings, dataset, network)
-    decisions = {} if choice is None else {choice.name: f"{choice.value} ({choice.reason})"}
+    start = yield from started(settings)
+    settings, backbone, network, recipe = start.settings, start.backbone, start.network, start.recipe
+    decisions = {} if start.choice is None else {start.choice.name: f"{start.choice.value} ({start.choice.reason})"}
     with tempfile.TemporaryDirectory() as private:
-        # A run of its own, which is thrown away: decisions belong to a run.
-        run = Run.create(Path(private, "run"), settings, dataset, identity(backbone))
-        session = opened(run, backbone, network, began, looking=looking)
+        run = start.run(Path(private, "run"))  # thrown away: decisions belong to a run
+        session = opened(run, backbone, network, start.began, looking=start.looking)
         work = predicted(session, recipe, head_cut(recipe, network))
         while True:
             try:
@@ -100,7 +77,7 @@ def plan(settings: Settings) -> Generator[Event, None, Plan]:
                 yield event
     return Plan(
         settings=settings,
-        dataset=dataset,
+        dataset=start.dataset,
         backbone=backbone.name,
         pixels=backbone.spec.size,
         fit=settings.fit or backbone.spec.fit,

@@ -18,6 +18,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.data.archive import Readable, reader
 from headstart.data.contents import content
 from headstart.data.dataset import Dataset
+from headstart.data.member import bytes_of
 from headstart.errors import DiskFull
 from headstart.events import Progress
 from headstart.modalities.modality import Modality, Undecodable
@@ -216,7 +217,7 @@ def decoded(
         if len(pictures) == most:
             break
         with suppress(OSError, Undecodable):
-            pictures.append(modality.decode(photo.read_bytes(), backbone.spec, reduced=reduced))
+            pictures.append(modality.decode(bytes_of(photo), backbone.spec, reduced=reduced))
     size = backbone.spec.size
     return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
 

@@ -26,7 +26,7 @@ from headstart.training.sources import score
 from headstart.weighting import item_weights, prior
 
 JUDGED: tuple[Split, ...] = ("validation", "test")
-SMALLEST = 1e-12  # probability of a class that was missing from a fold: its logarithm must be a number
+SMALLEST = 1e-12  # probability: its logarithm must be a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,18 @@ def frozen(session: Session, recipe: Recipe, solved: Probe) -> Generator[Event, 
     photos = session.dataset.only("train", "validation")
     framed = ("fit to the frame",) if session.settings.fit == "best" else ()
     chosen = ("strength of the head's regularisation", *framed, "temperature")
-    logits = np.log(np.maximum(solved.out_of_fold, SMALLEST))[:, None]
+    with np.errstate(divide="ignore"):  # a class that was missing from a fold has probability 0 there
+        logits = np.log(solved.out_of_fold)[:, None]
     fitted = _temperature(session, photos, logits)
     novelty, abstention = yield from _abstention(session)
     return Finished(
         recipe=replace(recipe, views=PLAIN, temperature=fitted.temperature, prior=_prior(session, photos)),
         method="out of fold: each photo of train and validation by a head that was not fitted on it",
         choices=(*chosen, "choice between the tuned model and the frozen one") if recipe.stages else chosen,
-        validation=measure(photos.labels, fitted.held_out, photos.classes, seed=session.settings.seed),
-        calibrated=f"temperature fitted on {len(photos)} answers of heads that had not seen the photo",
+        validation=measure(
+            photos.labels, fitted.held_out, photos.classes, families=photos.families, seed=session.settings.seed
+        ),
+        calibrated=f"temperature fitted on {len(photos):,} answers of heads that had not seen the photo",
         calibration=fitted.compared,
         novelty=novelty,
         abstention=abstention,
@@ -70,9 +73,10 @@ def tuned(session: Session, recipe: Recipe) -> Generator[Event, None, Finished]:
     space = yield from known(session)
     model = replace(_answerer(session, recipe), novelty=space.novelty if space is not None else None)
     seen = yield from model.look(session.dataset.validation.files)
-    far = seen.distances[seen.readable] if seen.distances is not None else np.empty(0)
-    novelty, abstention = space.limited(far) if space is not None else (None, Finished.abstention)
     photos = session.dataset.validation.with_items(session.dataset.validation.items[row] for row in seen.readable)
+    novelty, abstention = None, Finished.abstention
+    if space is not None and seen.distances is not None:
+        novelty, abstention = space.limited(seen.distances[seen.readable], photos.families)
     if not len(photos):
         return Finished(
             recipe=replace(recipe, views=PLAIN),
@@ -138,7 +142,7 @@ def _temperature(session: Session, photos: Dataset, logits: Float[np.ndarray, "n
 def _abstention(session: Session) -> Generator[Event, None, tuple[Novelty | None, str]]:
     """What tells photos that are like none of the training, for a network that is as pre-trained."""
     space = yield from known(session)
-    return space.limited(np.empty(0)) if space is not None else (None, Finished.abstention)
+    return space.limited(np.empty(0), ()) if space is not None else (None, Finished.abstention)
 
 
 def _prior(session: Session, photos: Dataset) -> tuple[float, ...]:
@@ -229,6 +233,7 @@ def measured(
             fix="check that the files are whole",
         )
     labels, raw = photos.labels[good], seen.probabilities(1.0)[good]
+    families = photos.with_items(photos.items[row] for row in good).families
     rows = seen.probabilities(model.temperature)[good]
     if mixture is not None:
         rows = yield from mixture.of(rows)
@@ -245,10 +250,10 @@ def measured(
         )
     ]
     return Judged(
-        metrics=measure(labels, rows, photos.classes, seed=seed),
+        metrics=measure(labels, rows, photos.classes, families=families, seed=seed),
         answers=answers,
         calibration=Compared.of(labels, raw, rows),
-        unsure=Unsure.of(far, rows.argmax(axis=1) == labels) if far is not None else None,
+        unsure=Unsure.of(far, rows.argmax(axis=1) == labels, families) if far is not None else None,
         skipped=skipped,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -47,6 +48,8 @@ def product_threads(most: int | None) -> AbstractContextManager[object]:
 # its own. An old glibc takes no more than 32 MiB for the second.
 _TRIM, _OWN_PAGES = -1, -3
 _TRIM_BYTES, _OWN_PAGES_BYTES = (1 << 31) - 1, (1 << 30, 1 << 25)
+# Photos of up to a megapixel stay below the second: each of their pieces would cost time to get.
+_SMALL_TRIM_BYTES, _SMALL_OWN_PAGES_BYTES = 1 << 20, (1 << 22,)
 
 
 @cache
@@ -57,9 +60,23 @@ def keep_freed_memory() -> None:
     anew, all its pages must be zeroed again, which costs a quarter of the time and more. Where C's library is another
     than glibc, nothing happens.
     """
+    _allocate(trim=_TRIM_BYTES, own_pages=_OWN_PAGES_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Let this process give large pieces of memory back as soon as they are freed, for as long as it runs.
+
+    glibc does so at first, but takes each piece that is freed as a sign that others of its size will follow, which it
+    then keeps, scattered between small ones and once for each thread. A service that decodes photos of every size for
+    weeks would hold several times what it uses.
+    """
+    _allocate(trim=_SMALL_TRIM_BYTES, own_pages=_SMALL_OWN_PAGES_BYTES)
+
+
+def _allocate(*, trim: int, own_pages: Sequence[int]) -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_TRIM, _TRIM_BYTES)
-        any(mallopt(_OWN_PAGES, size) for size in _OWN_PAGES_BYTES)
+        mallopt(_TRIM, trim)
+        any(mallopt(_OWN_PAGES, size) for size in own_pages)

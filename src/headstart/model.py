@@ -141,7 +141,7 @@ class Model:
         """
         self._check(data)
         probabilities = self._answers(data.files)
-        metrics = measure(data.labels, probabilities, self.classes, seed=self.seed)
+        metrics = measure(data.labels, probabilities, self.classes, families=data.families, seed=self.seed)
         return replace(metrics, own=self.network.measured(data.labels, np.log(np.maximum(probabilities, 1e-12))))
 
     def predict(self, photos: Sequence[str | Path] | np.ndarray) -> Float[np.ndarray, "n k"]:

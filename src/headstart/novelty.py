@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
 
 FALSE_ALARMS = 0.05  # share of photos like those of the training that may be called unsure
 COMPUTED = 1_000  # training photos that are enough for a fit, where their features have to be computed
-WIDTH = 512  # numbers of a photo that are compared: what travels with a model stays within 2 KB a feature
-PRINCIPAL = 64  # of these, directions in which the training photos differ most; the rest are drawn at random
-ROUNDS = 2  # of looking for them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,13 +26,13 @@ class Novelty:
 
     `distance = the k-th smallest Euclidean distance from z = (features' - mean) @ projection to the rows of centres`,
     where features' are the pooled features of the shipped network for the plain photo, divided by their own Euclidean
-    norm where `normalise` is true. With whitening in `projection`, a row a class in `centres` and `k` 1 this is the
-    Mahalanobis distance to the nearest class (Lee et al. 2018); with training photos in `centres` it is that to the
-    k-th neighbour (Sun et al. 2022).
+    norm where `normalise` is true. Without a `projection`, z is features' - mean: so it is in what `fit` makes, with a
+    row a class in `centres`. Older runs have one. With whitening in it and `k` 1 this is the Mahalanobis distance to
+    the nearest class (Lee et al. 2018); with training photos in `centres` that to the k-th neighbour (Sun et al. 2022).
     """
 
     mean: Float[np.ndarray, "d"]
-    projection: Float[np.ndarray, "d r"]
+    projection: Float[np.ndarray, "d r"] | None
     centres: Float[np.ndarray, "m r"]
     k: int
     normalise: bool
@@ -45,7 +44,9 @@ class Novelty:
         features = features.astype(np.float64)
         if self.normalise:
             features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        z = (features - self.mean) @ self.projection
+        z = features - self.mean
+        if self.projection is not None:
+            z = z @ self.projection
         squares = (z**2).sum(1)[:, None] - 2 * z @ self.centres.T + (self.centres**2).sum(1)[None]
         nearest = np.partition(squares, self.k - 1, axis=1)[:, self.k - 1]
         distance: Float[np.ndarray, "n"] = np.sqrt(np.maximum(nearest, 0.0))
@@ -60,19 +61,16 @@ class Novelty:
 def fit(features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"]) -> Novelty:
     """Where these photos lie: the mean of each class of features of length 1. No photo is too far yet.
 
-    Of more than `WIDTH` features a photo is told by its place in the directions in which photos differ most, and by
-    as many random ones as there is room for, that stand for the length of all that is left: what is strange about a
-    photo lies mostly where the training photos hardly differ (see docs/decisions/0026-abstention.md).
+    All directions count alike: what is strange about a photo lies mostly where the training photos hardly differ (see
+    docs/decisions/0026-abstention.md).
     """
     rows = features.astype(np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     mean = rows.mean(axis=0)
-    rows -= mean
-    projection = _directions(rows)
-    centres = np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)]) @ projection
+    centres = np.stack([rows[labels == label].mean(axis=0) for label in np.unique(labels)]) - mean
     return Novelty(
         mean=mean.astype(np.float32),
-        projection=projection.astype(np.float32),
+        projection=None,
         centres=centres.astype(np.float32),
         k=1,
         normalise=True,
@@ -92,47 +90,30 @@ def out_of_fold(
     return distances
 
 
-def limited(novelty: Novelty, held_out: Float[np.ndarray, "n"], share: float = FALSE_ALARMS) -> Novelty | None:
+def limited(
+    novelty: Novelty,
+    held_out: Float[np.ndarray, "n"],
+    families: Sequence[str] | None = None,
+    *,
+    share: float = FALSE_ALARMS,
+) -> Novelty | None:
     """The same with the threshold that calls so large a share of further such photos unsure, at most, in the mean.
 
     `held_out` are distances of photos that the fit has not seen. The threshold is the `ceil((n + 1)(1 - share))`-th of
-    them (Vovk et al. 2005). None where there are too few: even the largest of fewer than `needed(share)` is exceeded
-    more often.
+    them (Vovk et al. 2005). Photos to come are of other families, so a family counts as one, a part for each of its
+    photos (Dunn, Wasserman and Ramdas 2022). None where there are too few: even the largest of fewer than
+    `needed(share)` is exceeded more often.
     """
-    place = math.ceil((len(held_out) + 1) * (1 - share) - 1e-9)
-    if place > len(held_out):
+    names = list(range(len(held_out))) if families is None else list(families)
+    photos = Counter(names)
+    order = np.argsort(held_out, kind="stable")
+    below = np.cumsum([1 / photos[names[row]] for row in order])  # families, with parts of them
+    enough = np.flatnonzero(below >= (len(photos) + 1) * (1 - share) - 1e-9)
+    if not len(enough):
         return None
-    return replace(novelty, threshold=float(np.sort(held_out)[place - 1]), false_alarms=share)
+    return replace(novelty, threshold=float(held_out[order[enough[0]]]), false_alarms=share)
 
 
 def needed(share: float = FALSE_ALARMS) -> int:
-    """The fewest photos that can tell a threshold for this share of false alarms."""
+    """The fewest photos, of as many families, that can tell a threshold for this share of false alarms."""
     return math.ceil(1 / share - 1e-9) - 1
-
-
-def _directions(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d r"]:
-    """Orthogonal directions for these centred rows: all where there are few, else principal and random ones.
-
-    The random ones are stretched so that the expected length of what they see is that of all that is left.
-    """
-    d = rows.shape[1]
-    if d <= WIDTH:
-        return np.eye(d)
-    draw = np.random.default_rng(0)
-    principal = draw.normal(size=(d, min(PRINCIPAL, len(rows) - 1)))  # so many can differ at all
-    for _ in range(ROUNDS):
-        principal = np.linalg.qr(rows.T @ (rows @ principal))[0]
-    drawn = _drawn(d, WIDTH - principal.shape[1], draw)
-    rest = drawn - principal @ (principal.T @ drawn)
-    return np.hstack([principal, rest * np.sqrt(d / rest.shape[1])])
-
-
-def _drawn(d: int, r: int, draw: np.random.Generator) -> Float[np.ndarray, "d r"]:
-    """Random orthogonal directions: waves of random frequencies, and of random signs (Ailon and Chazelle 2009).
-
-    They need no decomposition, which for a few thousand features would take longer than all else here.
-    """
-    frequencies = draw.permutation(d - 1)[:r] + 1  # 0 is no wave
-    waves = np.cos(np.pi / d * (np.arange(d)[:, None] + 0.5) * frequencies)
-    directions: Float[np.ndarray, "d r"] = draw.choice([-1.0, 1.0], size=(d, 1)) * waves * np.sqrt(2 / d)
-    return directions

@@ -2,7 +2,7 @@
 
 RUN/novelty.safetensors
 ├── mean         float32 [d]
-├── projection   float32 [d r]
+├── projection   float32 [d r]   in older runs; without it r is d
 ├── centres      float32 [m r]
 └── metadata     threshold, k, normalise, false_alarms: see `headstart.novelty`
 """
@@ -19,8 +19,7 @@ from headstart.errors import BadRun
 from headstart.novelty import Novelty
 
 NAME = "novelty.safetensors"
-ARRAYS = ("mean", "projection", "centres")
-LARGEST = 256 << 20  # bytes; half a million features at the width that is written
+LARGEST = 256 << 20  # bytes; ten thousand classes of some thousand features
 
 
 def arrays(novelty: Novelty) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -31,7 +30,8 @@ def arrays(novelty: Novelty) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         "normalise": str(novelty.normalise).lower(),
         "false_alarms": repr(novelty.false_alarms),
     }
-    return {name: np.asarray(getattr(novelty, name), np.float32) for name in ARRAYS}, about
+    found = {"mean": novelty.mean, "projection": novelty.projection, "centres": novelty.centres}
+    return {name: array.astype(np.float32) for name, array in found.items() if array is not None}, about
 
 
 def read(path: Path) -> Novelty | None:
@@ -58,17 +58,18 @@ def _read(path: Path) -> Novelty:
         raise ValueError("it is larger than any can be")
     with safe_open(path, framework="numpy") as file:
         about = file.metadata() or {}
-        found = {name: file.get_tensor(name) for name in ARRAYS}
-    return _checked(found["mean"], found["projection"], found["centres"], about)
+        projection = file.get_tensor("projection") if "projection" in set(file.keys()) else None
+        return _checked(file.get_tensor("mean"), projection, file.get_tensor("centres"), about)
 
 
-def _checked(mean: np.ndarray, projection: np.ndarray, centres: np.ndarray, about: Mapping[str, str]) -> Novelty:
-    if not (mean.ndim == 1 and projection.ndim == 2 and centres.ndim == 2):
+def _checked(mean: np.ndarray, projection: np.ndarray | None, centres: np.ndarray, about: Mapping[str, str]) -> Novelty:
+    arrays = [mean, centres] if projection is None else [mean, projection, centres]
+    if [array.ndim for array in arrays] != [1, 2, 2][: len(arrays)]:
         raise ValueError("its arrays have other dimensions")
-    d, r = projection.shape
-    if mean.shape != (d,) or centres.shape[1] != r or not centres.size or not d:
-        raise ValueError(f"its shapes do not fit: {mean.shape}, {projection.shape}, {centres.shape}")
-    for array in (mean, projection, centres):
+    d, r = (len(mean), len(mean)) if projection is None else projection.shape
+    if len(mean) != d or centres.shape[1] != r or not centres.size or not d:
+        raise ValueError(f"its shapes do not fit: {', '.join(str(array.shape) for array in arrays)}")
+    for array in arrays:
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ValueError("its numbers are of another kind, or not finite")
     threshold, share, k = float(about["threshold"]), float(about["false_alarms"]), int(about["k"])

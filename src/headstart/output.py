@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from headstart import plan_text as planned
+from headstart.aligned import columns
+from headstart.plan_text import plan_text
+from headstart.printable import cell
 
 if TYPE_CHECKING:
     from headstart.backbones.backbone import Entry
-    from headstart.conductor import Plan
+    from headstart.dry_run import Plan
     from headstart.explaining.explanation import Explanation
     from headstart.exporting.bundle import Bundle
     from headstart.prediction import Prediction
@@ -69,12 +71,6 @@ def trained_text(result: Run | Plan) -> str:
         ("next", f"headstart predict {shlex.quote(facts['run'])} PHOTOS"),
     ]
     return columns(lines)
-
-
-def plan_text(plan: dict[str, Any]) -> str:
-    """What a dry run found out: the facts, what each part takes, and what does not fit and why."""
-    parts = [columns(planned.facts(plan)), columns(planned.costs(plan)), "\n".join(planned.changes(plan))]
-    return "\n\n".join(part for part in parts if part)
 
 
 def _balanced(test: dict[str, Any]) -> str:
@@ -156,7 +152,8 @@ def predictions_csv(predictions: Sequence[Prediction]) -> str:
     for p in predictions:
         unsure = "" if p.unsure is None else str(p.unsure).lower()
         distance = "" if p.distance is None else p.distance
-        writer.writerow((p.path, p.label, "" if p.error else p.probability, p.error or "", unsure, distance))
+        probability = "" if p.error else p.probability
+        writer.writerow((cell(p.path), cell(p.label), probability, cell(p.error or ""), unsure, distance))
     return text.getvalue().rstrip("\n")
 
 
@@ -214,9 +211,3 @@ def cache_text(usage: CacheUsage) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
-
-
-def columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows with their cells aligned, never cut: a pipe has no width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from headstart.choosing import EXPECTED, Wanted, allowed, here
+from headstart.choosing import Wanted, allowed, expected, here
 from headstart.config import Precision as Wish
 from headstart.events import Event
 from headstart.modalities.modality import Undecodable
@@ -126,7 +126,7 @@ class _Gauge:
             decode=self.decode,
             exact=self._decoded(reduced=False)[1],
             augment=self._augment(),
-            frozen=_guess(offer, whole) if frozen is None else frozen,
+            frozen=expected(offer, whole) if frozen is None else frozen,
             framework=whole,
             product=self._agreed(_product(photos, width, 5 * len(self.session.dataset.classes))),
         )
@@ -157,7 +157,7 @@ class _Gauge:
         told = self.session.run.decision(f"precision/{stage}")
         if rows < FEWEST_ROWS or stage.lora or not len(self.pictures):
             return replace(work, precision=told.value if told else plan)
-        batch = self._batch(stage, work, rows)
+        batch = self._batch(work, rows)
         rates = learning_rates(stage, network.groups)
         steps: dict[Precision, float] = {}
         for precision in both:
@@ -171,7 +171,7 @@ class _Gauge:
         why = f"a step takes {figures}" if len(steps) > 1 or told is not None else ""
         return replace(work, step=took * stage.batch_size / rows, precision=best, why_precision=why)
 
-    def _batch(self, stage: Stage, work: StageWork, rows: int) -> Batch:
+    def _batch(self, work: StageWork, rows: int) -> Batch:
         place = next(cut for cut in self.session.network.cuts if cut.name == work.entry)
         few = self.pictures[:FEWEST_ROWS]
         crossing: Shaped[np.ndarray, "n ..."] = few if place == INPUT else self.session.network.features(few, place)
@@ -258,7 +258,7 @@ def _filling(wanted: Wanted, pace: Pace, offer: Offer, views: int, precision: Wi
     ways = allowed(here(wanted), wanted.network, precision)
     if offer.runtime != framework.NAME or ways[0].runtime == framework.NAME:
         return pace.frozen, wanted.toll(offer)
-    faster, opening = _guess(ways[0], pace.framework), wanted.toll(ways[0])
+    faster, opening = expected(ways[0], pace.framework), wanted.toll(ways[0])
     spared = views * len(wanted.dataset) * (pace.framework - faster)
     return (faster, opening) if spared > opening else (pace.framework, 0.0)
 
@@ -322,11 +322,6 @@ def _product(photos: int, width: int, columns: int) -> float:
         left @ right
         times.append(time.monotonic() - began)
     return min(times) * photos / rows if rows else 0.0  # others on the machine can only make it slower
-
-
-def _guess(offer: Offer, whole: float) -> float:
-    """Seconds of a photo where nothing was opened, since all features are there."""
-    return whole if offer.runtime == framework.NAME else whole / EXPECTED[offer.precision]
 
 
 def _there(wanted: Wanted) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.data.archive import Readable as Readable
+from headstart.data.member import bytes_of
 from headstart.machine import cores
 from headstart.modalities.modality import Undecodable
 from headstart.runtimes.runtime import Runner
@@ -64,7 +65,7 @@ def run(
         failed: dict[int, str] = {}
         for position in piece:
             try:
-                pictures.add(position, decode(paths[position].read_bytes()))
+                pictures.add(position, decode(bytes_of(paths[position])))
             except Undecodable as problem:
                 failed[position] = str(problem)
             except OSError as problem:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from headstart.aligned import columns
 from headstart.amounts import duration
 
 Row = tuple[str, ...]
 
 
-def facts(plan: dict[str, Any]) -> list[Row]:
+def plan_text(plan: dict[str, Any]) -> str:
+    """The facts, what each part takes, and what does not fit and why."""
+    parts = [columns(_facts(plan)), columns(_costs(plan)), "\n".join(_changes(plan))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _facts(plan: dict[str, Any]) -> list[Row]:
     """What would be done, a line each."""
     photos = ", ".join(f"{count} {split}" for split, count in plan["photos"].items())
     skipped = f"; {plan['skipped']} files are not used" if plan["skipped"] else ""
@@ -34,7 +41,7 @@ def _stage(stage: dict[str, Any], plan: dict[str, Any]) -> list[Row]:
     return [(f"stage {name}", f"{stage['epochs']} epochs in batches of {stage['batch_size']}{lora}; rates {rates}")]
 
 
-def costs(plan: dict[str, Any]) -> list[Row]:
+def _costs(plan: dict[str, Any]) -> list[Row]:
     """What each part takes, as a table; the total is its last row."""
     forecast = plan["forecast"]
     rows: list[Row] = [("part", "time", "GFLOP", "cache", "work")]
@@ -49,7 +56,7 @@ def costs(plan: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def changes(plan: dict[str, Any]) -> list[str]:
+def _changes(plan: dict[str, Any]) -> list[str]:
     """What is left out or shortened, and why; and what was found out by measuring."""
     found = [f"{name}: {decision}" for name, decision in plan["decisions"].items()]
     return [*plan["forecast"]["changes"], *found]

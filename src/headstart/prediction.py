@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.data.archive import at, is_archive, photos
+from headstart.data.paths import is_table, listed
 from headstart.errors import BadData
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def unread(path: str, reason: str) -> Prediction:
 
 
 def find(paths: Sequence[str | Path], suffixes: frozenset[str]) -> list[Readable]:
-    """These files, and in place of each folder or archive the files in it that look like photos by their names.
+    """These files; in place of each folder or archive the files in it that look like photos by their names, and in
+    place of each table those that it lists.
 
     Raises:
-        BadData: a path does not exist, an archive is damaged, or nothing is found.
+        BadData: a path does not exist, an archive is damaged, a table lists no files, or nothing is found.
+        BadSetting: a library that a table needs is not installed.
         DiskFull: there is no room to unpack a compressed tar.
     """
     missing = [str(path) for path in paths if isinstance(at(Path(path)), Path) and not Path(path).exists()]
@@ -69,9 +72,15 @@ def find(paths: Sequence[str | Path], suffixes: frozenset[str]) -> list[Readable
         if is_archive(path):
             files += photos(path, suffixes)
             continue
+        if is_table(path):
+            files += listed(path)
+            continue
         inside = sorted(path.rglob("*")) if path.is_dir() else []
         files += [file for file in inside if file.suffix.lower() in suffixes and not file.name.startswith(".")]
         files += [] if path.is_dir() else [at(path)]
     if not files:
-        raise BadData("there is no photo to answer", fix="give image files, or folders or archives that hold some")
+        raise BadData(
+            f"there is no photo in {str(paths[0])!r}" if len(paths) == 1 else "there is no photo to answer",
+            fix="give image files, folders or archives that hold some, or tables of paths",
+        )
     return files

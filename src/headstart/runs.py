@@ -6,24 +6,22 @@ A run that is not finished holds a file called `INCOMPLETE`; it is the first to 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from headstart import novelty_file, out_of_fold
+from headstart import novelty_file, out_of_fold, plain_files
 from headstart.config import Settings, from_toml, to_toml
 from headstart.data.dataset import SPLITS, Dataset, Item, Skipped, Split
 from headstart.data.splits import write_splits
@@ -33,19 +31,14 @@ from headstart.events import STORED, Decision, Event, Note, PhaseEnded, from_jso
 from headstart.novelty import Novelty
 from headstart.out_of_fold import OutOfFold
 from headstart.planning import Forecast
+from headstart.run_files import read_csv, sound, write_csv, write_json, write_tensors
 from headstart.training.loop import Position, Score
 from headstart.training.recipe import Recipe
-from headstart.writing import room_for, whole, write_text
+from headstart.writing import room_for, write_text
 
 MARK = "INCOMPLETE"
 FREE = "free some space, then resume the run"
 REPORT = "report.html"
-LARGEST = 256 << 20  # bytes of a run's texts: a confusion of three thousand classes fits
-# What a file that is damaged, or made to do harm, raises in its reader.
-_BREAKING = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError),
-    *(csv.Error, SafetensorError),
-)
 PACKAGES = (
     *("headstart", "numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"),
     *("pillow", "scikit-learn", "scipy", "safetensors", "accelerate"),
@@ -83,7 +76,7 @@ class Run:
                 f"run folder {str(path)!r} cannot be made: {problem.strerror}", fix="choose another place with --out"
             ) from problem
         run = cls(path)
-        run._write_json("versions.json", _versions())
+        write_json(path / "versions.json", _versions())
         run.write_backbone(backbone)
         write_text(path / "config.toml", to_toml(settings, None))
         write_text(path / "command.txt", settings.command() + "\n")
@@ -115,6 +108,12 @@ class Run:
         if not (run.path / "config.toml").is_file() or not (run.path / "splits.csv").is_file():
             there = "is not a run folder" if run.path.exists() else "does not exist"
             raise BadRun(f"run {str(path)!r} {there}", fix="give the folder that headstart train printed at its end")
+        if strange := plain_files.strange(run.path):
+            # What a link leads to would come out in a report, or be written to; a pipe would never end.
+            raise BadRun(
+                f"run {str(path)!r} holds a link or no plain file: {strange!r}",
+                fix="copy the run with what it links to, if you trust it: cp -rL",
+            )
         return run
 
     @property
@@ -127,13 +126,13 @@ class Run:
     @property
     def settings(self) -> Settings:
         """What the user asked for."""
-        with self._sound("config.toml") as path:
+        with sound(self.path, "config.toml") as path:
             return from_toml(path.read_text(encoding="utf-8"))
 
     @property
     def recipe(self) -> Recipe | None:
         """What was decided, once it was."""
-        with self._sound("config.toml") as path:
+        with sound(self.path, "config.toml") as path:
             tables = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe")
             return Recipe.from_tables(tables) if tables else None
 
@@ -144,36 +143,36 @@ class Run:
     @property
     def backbone(self) -> dict[str, Any]:
         """Name, size, weights and licence of the backbone."""
-        with self._sound("backbone.json") as path:
+        with sound(self.path, "backbone.json") as path:
             return dict(json.loads(path.read_text(encoding="utf-8")))
 
     def write_backbone(self, backbone: Mapping[str, Any]) -> None:
         """Say what the run begins with: name, size, fit, weights and licence of the backbone."""
-        self._write_json("backbone.json", dict(backbone))
+        write_json(self.path / "backbone.json", dict(backbone))
 
     # ---- the photos
 
     def write_manifest(self, dataset: Dataset) -> None:
         """Write which photos are used, in which split, and which are not, with their reasons."""
         write_splits(dataset, self.path / "splits.csv")
-        self._write_csv("skipped.csv", ("path", "reason"), ((s.path, s.reason) for s in dataset.skipped))
+        write_csv(self.path / "skipped.csv", ("path", "reason"), ((s.path, s.reason) for s in dataset.skipped))
         about = {"root": str(dataset.root), "user_splits": dataset.user_splits, "notes": list(dataset.notes)}
-        self._write_json("data.json", about)
+        write_json(self.path / "data.json", about)
         write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the model's outputs."""
-        with self._sound("classes.txt") as path:
+        with sound(self.path, "classes.txt") as path:
             return tuple(path.read_text("utf-8", "surrogateescape").splitlines())
 
     @property
     def dataset(self) -> Dataset:
         """The manifest as it was written; the photos are not looked at."""
-        with self._sound("data.json") as path:
+        with sound(self.path, "data.json") as path:
             about = dict(json.loads(path.read_text(encoding="utf-8")))
         position = {name: label for label, name in enumerate(self.classes)}
-        with self._sound("splits.csv"):
+        with sound(self.path, "splits.csv"):
             items = tuple(
                 Item(
                     row["id"],
@@ -183,11 +182,11 @@ class Run:
                     row.get("group") or "",
                     float(row.get("weight") or 1.0),
                 )
-                for row in self._read_csv("splits.csv")
+                for row in read_csv(self.path / "splits.csv")
             )
-        with self._sound("skipped.csv"):
-            skipped = tuple(Skipped(row["path"], row["reason"]) for row in self._read_csv("skipped.csv"))
-        with self._sound("data.json"):
+        with sound(self.path, "skipped.csv"):
+            skipped = tuple(Skipped(row["path"], row["reason"]) for row in read_csv(self.path / "skipped.csv"))
+        with sound(self.path, "data.json"):
             return Dataset(
                 root=Path(about["root"]),
                 classes=self.classes,
@@ -215,7 +214,7 @@ class Run:
         events: list[Event] = []
         if not (self.path / "events.jsonl").exists():
             return events
-        with self._sound("events.jsonl") as path:
+        with sound(self.path, "events.jsonl") as path:
             for line in path.read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(json.JSONDecodeError):
                     events.append(from_json(json.loads(line)))
@@ -236,7 +235,7 @@ class Run:
 
     def write_plan(self, predicted: Forecast, actual: Mapping[str, Any] | None = None) -> None:
         """Write into `plan.json` what was predicted and, at the end, the actual seconds of each phase."""
-        self._write_json("plan.json", {"predicted": predicted.to_json(), "actual": actual})
+        write_json(self.path / "plan.json", {"predicted": predicted.to_json(), "actual": actual})
 
     @property
     def forecast(self) -> Forecast | None:
@@ -244,7 +243,7 @@ class Run:
         path = self.path / "plan.json"
         if not path.exists():
             return None
-        with self._sound("plan.json"):
+        with sound(self.path, "plan.json"):
             return Forecast.from_json(json.loads(path.read_text(encoding="utf-8"))["predicted"])
 
     # ---- checkpoints
@@ -259,15 +258,15 @@ class Run:
         }
         arrays = {f"state/{key}": value for key, value in state.items()}
         arrays |= {f"best/{key}": value for key, value in position.best.items()}
-        with whole(self.path / "checkpoints" / "last.safetensors", fix=FREE) as temporary:
-            _save_arrays(arrays, temporary, {"about": json.dumps(about)})
+        path = self.path / "checkpoints" / "last.safetensors"
+        write_tensors(path, arrays, {"about": json.dumps(about)}, fix=FREE)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], Position, dict[str, np.ndarray]] | None:
         """What `save_checkpoint` wrote last: its facts, the position and the network's state; or nothing."""
         path = self.path / "checkpoints" / "last.safetensors"
         if not path.exists():
             return None
-        with self._sound("checkpoints/last.safetensors", largest=None):
+        with sound(self.path, "checkpoints/last.safetensors", largest=None):
             with safe_open(path, framework="numpy") as file:
                 about = json.loads(file.metadata()["about"])
             arrays = load_file(path)
@@ -282,8 +281,8 @@ class Run:
 
     def save_model(self, weights: Mapping[str, np.ndarray]) -> None:
         """Write the finished model's weights."""
-        with whole(self.path / "model.safetensors", fix=FREE) as temporary:
-            _save_arrays(weights, temporary, {"classes": json.dumps(self.classes)})
+        about = {"classes": json.dumps(self.classes)}
+        write_tensors(self.path / "model.safetensors", weights, about, fix=FREE)
 
     def model(self) -> dict[str, np.ndarray]:
         """The finished model's weights.
@@ -300,9 +299,7 @@ class Run:
 
     def save_novelty(self, novelty: Novelty) -> None:
         """Write where the features of the training photos lie, and how far from them is too far."""
-        tensors, about = novelty_file.arrays(novelty)
-        with whole(self.path / novelty_file.NAME, fix=FREE) as temporary:
-            _save_arrays(tensors, temporary, about)
+        write_tensors(self.path / novelty_file.NAME, *novelty_file.arrays(novelty), fix=FREE)
 
     @property
     def novelty(self) -> Novelty | None:
@@ -315,9 +312,7 @@ class Run:
 
     def save_out_of_fold(self, answers: OutOfFold) -> None:
         """Write what the exact heads said of photos that they had not learnt from."""
-        tensors, about = answers.arrays()
-        with whole(self.path / out_of_fold.NAME, fix=FREE) as temporary:
-            _save_arrays(tensors, temporary, about)
+        write_tensors(self.path / out_of_fold.NAME, *answers.arrays(), fix=FREE)
 
     @property
     def out_of_fold(self) -> OutOfFold | None:
@@ -340,14 +335,14 @@ class Run:
             )
             for a in answers
         )
-        self._write_csv("predictions.csv", header, rows)
-        self._write_json("evaluation.json", evaluation.to_json())
+        write_csv(self.path / "predictions.csv", header, rows)
+        write_json(self.path / "evaluation.json", evaluation.to_json())
         (self.path / MARK).unlink(missing_ok=True)
 
     @property
     def evaluation(self) -> Evaluation:
         """How well the finished model does."""
-        with self._sound("evaluation.json") as path:
+        with sound(self.path, "evaluation.json") as path:
             return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def summary(self) -> dict[str, Any]:
@@ -375,43 +370,6 @@ class Run:
             "seconds": max((e.seconds for e in self.events if isinstance(e, PhaseEnded)), default=0.0),
         }
 
-    # ---- files
-
-    @contextlib.contextmanager
-    def _sound(self, name: str, *, largest: int | None = LARGEST) -> Iterator[Path]:
-        """The path of a file that a stranger may have written: whatever in it breaks its reader becomes a sentence.
-
-        Raises:
-            BadRun: it is missing, larger than any can be, or makes no sense.
-        """
-        path = self.path / name
-        fix = "copy the run again, or train again"
-        try:
-            if largest is not None and path.stat().st_size > largest:
-                raise ValueError("it is larger than any can be")
-            yield path
-        except FileNotFoundError as problem:
-            raise BadRun(f"run {str(self.path)!r} has no {name}", fix=fix) from problem
-        except RecursionError as problem:
-            raise BadRun(f"{name} of run {str(self.path)!r} is nested too deep", fix=fix) from problem
-        except _BREAKING as problem:
-            told = f"{type(problem).__name__}: {problem}"[:200]
-            raise BadRun(f"{name} of run {str(self.path)!r} makes no sense ({told})", fix=fix) from problem
-
-    def _write_json(self, name: str, value: Any) -> None:
-        write_text(self.path / name, json.dumps(value, indent=2) + "\n")
-
-    def _write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-        write_text(self.path / name, text.getvalue())
-
-    def _read_csv(self, name: str) -> Iterator[dict[str, str]]:
-        with (self.path / name).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield from csv.DictReader(file)
-
 
 def check_new(path: Path) -> None:
     """Refuse a run folder that exists or that cannot be made, before any work is done.
@@ -437,32 +395,6 @@ def default_path(data: str, base: Path = Path("runs")) -> Path:
     while (base / f"{name}-{number}").exists():
         number += 1
     return base / f"{name}-{number}"
-
-
-def _save_arrays(arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-    try:
-        # Not `ascontiguousarray`: it makes a row of one out of a single number.
-        save_file({key: np.asarray(value, order="C") for key, value in arrays.items()}, path, metadata)
-        _order_metadata(path)
-    except OSError:
-        raise
-    except Exception as problem:
-        raise OSError(None, str(problem)) from problem
-
-
-def _order_metadata(path: Path) -> None:
-    """Sort what the file says of itself: its library writes that in another order each time, and equal runs are equal
-    to the byte.
-    """
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        if about := header.get("__metadata__"):
-            header["__metadata__"] = dict(sorted(about.items()))
-            ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-            if len(ordered) <= length:  # the same characters, unless the library escapes one in its own way
-                file.seek(8)
-                file.write(ordered.ljust(length))
 
 
 def _versions() -> dict[str, str]:

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headstart.errors import BadData, BadSetting, DiskFull
-from headstart.places import FOLDER, cache_folder
+from headstart.places import FOLDER, cache_folder, make
 from headstart.shards import Rows, intact, items_in, read_ids, write_blocks, write_rows
 from headstart.writing import write_text
 
@@ -252,7 +252,7 @@ class Shelf:
 
     def _make(self) -> None:
         with self._room(len(self.about)):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make(self.folder)
             if not (self.folder / _META).exists():
                 write_text(self.folder / _META, json.dumps(self.about, indent=1) + "\n")
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from headstart.data.archive import Readable
+from headstart.data.member import bytes_of
 from headstart.modalities.modality import Undecodable
 from headstart.runtimes.runtime import Runner
 
@@ -88,7 +89,7 @@ def _sampled(
             return
         wall, busy = time.perf_counter(), time.thread_time()
         try:
-            content = files[int(position)].read_bytes()
+            content = bytes_of(files[int(position)])
             waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
             picture = decode(content)
         except (Undecodable, OSError):

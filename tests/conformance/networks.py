@@ -414,13 +414,13 @@ def check_the_average_goes_on_from_weights_that_are_put_in(network: Network) -> 
 
 def check_training_lowers_the_loss(make: Callable[[], Network]) -> None:
     """At one of two rates: what moves a small network from scratch in 40 steps ruins a large pre-trained one."""
-    fallen = []
-    for rate in (1e-2, 1e-3):
+    for rate in (1e-3, 1e-2):  # the large one's first: its steps take long
         network = with_head(make(), Head((Pool(), Dense(8))))
         network.thaw({HEAD: 1e-2, **{group.name: rate for group in network.groups}})
         losses = network.read([network.step(batch(0), scale=1.0, key=0) for _ in range(40)])
-        fallen.append(losses[-1] / losses[0])
-    assert min(fallen) < 0.7
+        if losses[-1] < 0.7 * losses[0]:
+            return
+    raise AssertionError(f"from {losses[0]:.3g} to {losses[-1]:.3g} at the last of the rates")
 
 
 def check_gradients_are_those_of_the_logit(network: Network) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from headstart import pipeline
-from headstart.choosing import TOLERANCES, compare, trial
 from headstart.modalities.modality import Undecodable
 from headstart.networks.network import Cut, Network
 from headstart.runtimes import framework
 from headstart.runtimes.opening import RUNTIMES, offers, open_runner
 from headstart.runtimes.runtime import Offer, Runner
+from headstart.runtimes.trial import TOLERANCES, compare, trial
 
 from .networks import NETWORKS, SPEC, pictures
 

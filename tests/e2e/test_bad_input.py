@@ -45,63 +45,63 @@ def test_a_folder_that_is_not_there(photos: Path, headstart: Any) -> None:
     assert_refused(headstart("train", "fotos"), "'fotos' does not exist", "photos")
 
 
-def test_a_file_where_a_folder_should_be(photos: Path, headstart: Any) -> None:
-    assert_refused(headstart("train", photos / "brick" / "00.jpg"), "is a file, not a folder")
+def test_a_file_where_a_folder_should_be(photos: Path, headstart_here: Any) -> None:
+    assert_refused(headstart_here("train", photos / "brick" / "00.jpg"), "is a file, not a folder")
 
 
-def test_an_empty_folder(tmp_path: Path, headstart: Any) -> None:
+def test_an_empty_folder(tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "nothing").mkdir()
-    assert_refused(headstart("train", "nothing"), "nothing")
+    assert_refused(headstart_here("train", "nothing"), "nothing")
 
 
-def test_a_single_class(photos: Path, headstart: Any) -> None:
+def test_a_single_class(photos: Path, headstart_here: Any) -> None:
     shutil.rmtree(photos / "brick")
     shutil.rmtree(photos / "grass")
-    assert_refused(headstart("train", "photos"), "class", "water")
+    assert_refused(headstart_here("train", "photos"), "class", "water")
 
 
-def test_a_class_with_a_single_photo(photos: Path, headstart: Any) -> None:
+def test_a_class_with_a_single_photo(photos: Path, headstart_here: Any) -> None:
     for photo in sorted((photos / "brick").iterdir())[1:]:
         photo.unlink()
-    assert_refused(headstart("train", "photos"), "brick")
+    assert_refused(headstart_here("train", "photos"), "brick")
 
 
-def test_no_photo_that_can_be_read(photos: Path, headstart: Any) -> None:
+def test_no_photo_that_can_be_read(photos: Path, headstart_here: Any) -> None:
     for photo in photos.glob("*/*"):
         photo.write_bytes(b"this is no photo")
-    assert_refused(headstart("train", "photos"), "photo")
+    assert_refused(headstart_here("train", "photos"), "photo")
 
 
-def test_photos_that_only_begin_like_photos(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_photos_that_only_begin_like_photos(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     for number, photo in enumerate(photos.glob("*/*")):
         photo.write_bytes(photo.read_bytes()[:200] + bytes([number]))
-    assert_refused(headstart("train", "photos", "--quality", "fast"), "photo")
+    assert_refused(headstart_here("train", "photos", "--quality", "fast"), "photo")
 
 
-def test_an_unknown_backbone_gets_the_one_that_was_meant(photos: Path, headstart: Any) -> None:
+def test_an_unknown_backbone_gets_the_one_that_was_meant(photos: Path, headstart_here: Any) -> None:
     for name in ("bundled/efficientnet_lit0", "eficientnet_lite0"):
-        assert_refused(headstart("train", "photos", "--backbone", name), f"{name}", "did you mean", "lite0")
+        assert_refused(headstart_here("train", "photos", "--backbone", name), f"{name}", "did you mean", "lite0")
 
 
-def test_an_unknown_kind_of_layer_in_the_head(photos: Path, headstart: Any) -> None:
-    assert_refused(headstart("train", "photos", "--head", "dence(8)"), "'dence(8)'", "dense(UNITS")
+def test_an_unknown_kind_of_layer_in_the_head(photos: Path, headstart_here: Any) -> None:
+    assert_refused(headstart_here("train", "photos", "--head", "dence(8)"), "'dence(8)'", "dense(UNITS")
 
 
-def test_a_run_folder_below_a_file(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_a_run_folder_below_a_file(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "note.txt").write_text("mine")
-    assert_refused(headstart("train", "photos", "--out", "note.txt/run"), "note.txt", "--out")
+    assert_refused(headstart_here("train", "photos", "--out", "note.txt/run"), "note.txt", "--out")
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc, where nobody may write")
-def test_a_run_folder_where_one_may_not_write(photos: Path, headstart: Any) -> None:
-    assert_refused(headstart("train", "photos", "--out", "/proc/headstart-run"), "/proc/headstart-run", "--out")
+def test_a_run_folder_where_one_may_not_write(photos: Path, headstart_here: Any) -> None:
+    assert_refused(headstart_here("train", "photos", "--out", "/proc/headstart-run"), "/proc/headstart-run", "--out")
 
 
-def test_a_run_folder_that_exists(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_a_run_folder_that_exists(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert_refused(headstart("train", "photos", "--out", "mine"), "'mine' exists already", "--out")
+    assert_refused(headstart_here("train", "photos", "--out", "mine"), "'mine' exists already", "--out")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -119,10 +119,10 @@ def test_damaged_weights(photos: Path, tmp_path: Path, headstart: Any) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_of_weights_that_holds_something_else(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_a_file_of_weights_that_holds_something_else(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "weights.pth").write_bytes(b"no weights")
-    assert_refused(headstart("train", "photos", "--weights", "weights.pth"), "weights.pth")
-    assert_refused(headstart("train", "photos", "--weights", "absent.pth"), "absent.pth")
+    assert_refused(headstart_here("train", "photos", "--weights", "weights.pth"), "weights.pth")
+    assert_refused(headstart_here("train", "photos", "--weights", "absent.pth"), "absent.pth")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot limit the size of a process's files")
@@ -148,15 +148,15 @@ def test_a_disk_that_fills_up_while_features_are_cached(photos: Path, tmp_path: 
     shutil.rmtree(tmp_path / "runs")  # it is whole now, and rightly so
 
 
-def test_an_unknown_key_in_the_config_file(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_an_unknown_key_in_the_config_file(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "mine.toml").write_text('qualty = "fast"\n')
-    done = headstart("train", "photos", "--config", "mine.toml")
+    done = headstart_here("train", "photos", "--config", "mine.toml")
     assert_refused(done, "mine.toml", "unknown key 'qualty'", "did you mean 'quality'")
 
 
-def test_a_config_file_that_is_no_toml(photos: Path, tmp_path: Path, headstart: Any) -> None:
+def test_a_config_file_that_is_no_toml(photos: Path, tmp_path: Path, headstart_here: Any) -> None:
     (tmp_path / "mine.toml").write_text("quality: fast\n")
-    assert_refused(headstart("train", "photos", "--config", "mine.toml"), "mine.toml", "line 1")
+    assert_refused(headstart_here("train", "photos", "--config", "mine.toml"), "mine.toml", "line 1")
 
 
 def test_a_loss_that_is_no_number(photos: Path, tmp_path: Path, headstart: Any) -> None:
@@ -165,13 +165,13 @@ def test_a_loss_that_is_no_number(photos: Path, tmp_path: Path, headstart: Any) 
     assert (tmp_path / RUN / "INCOMPLETE").exists()
 
 
-def test_a_path_to_predict_that_is_not_there(headstart: Any, tmp_path: Path) -> None:
-    assert_refused(headstart("predict", "runs/none", "photo.jpg"), "runs/none", "does not exist")
+def test_a_path_to_predict_that_is_not_there(headstart_here: Any, tmp_path: Path) -> None:
+    assert_refused(headstart_here("predict", "runs/none", "photo.jpg"), "runs/none", "does not exist")
 
 
-def test_a_folder_that_is_no_run(photos: Path, headstart: Any) -> None:
+def test_a_folder_that_is_no_run(photos: Path, headstart_here: Any) -> None:
     for words in (["predict", "photos", "photos"], ["evaluate", "photos", "photos"], ["resume", "photos"]):
-        assert_refused(headstart(*words), "'photos' is not a run folder")
+        assert_refused(headstart_here(*words), "'photos' is not a run folder")
 
 
 def test_programs_get_the_refusal_as_json(headstart: Any) -> None:

@@ -44,13 +44,15 @@ def test_digits_are_written_as_class_folders_of_pngs(digits: Path) -> None:
         assert image.getpixel((2, 0)) == round(first.images[0][0, 2] * 255 / 16)
 
 
-def test_digits_are_learnt_and_the_run_holds_what_it_promises(digits: Path, tmp_path: Path, headstart: Any) -> None:
+def test_digits_are_learnt_and_the_run_holds_what_it_promises(
+    digits: Path, tmp_path: Path, headstart_here: Any
+) -> None:
     for number in range(10):
         (tmp_path / "few" / str(number)).mkdir(parents=True)
         for path in sorted((digits / str(number)).iterdir())[:PER_CLASS]:
             shutil.copy(path, tmp_path / "few" / str(number))
 
-    done = headstart("train", "few", "--quality", "fast")
+    done = headstart_here("train", "few", "--quality", "fast")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "few-1"
     test = json.loads((run / "evaluation.json").read_text())["test"]
@@ -72,7 +74,7 @@ def test_digits_are_learnt_and_the_run_holds_what_it_promises(digits: Path, tmp_
     with (run / "splits.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 10 * PER_CLASS
 
-    answered = headstart("predict", run, tmp_path / "few" / "7", "--json")
+    answered = headstart_here("predict", run, tmp_path / "few" / "7", "--json")
     assert answered.returncode == 0, answered.stderr
     predicted = json.loads(answered.stdout)
     assert sum(row["label"] == "7" for row in predicted) >= 0.8 * PER_CLASS

@@ -94,7 +94,7 @@ def check(folder: Path, run: Path, usable: set[str], reasons: dict[str, str], be
     ],
 )
 def test_odd_files_among_good_photos_are_used_or_listed_with_their_reasons(
-    photos: int, strange: int, side: int, options: tuple[str, ...], tmp_path: Path, headstart: Any
+    photos: int, strange: int, side: int, options: tuple[str, ...], tmp_path: Path, headstart_here: Any
 ) -> None:
     folder = tmp_path / "photos"
     good(folder, photos, side=side)
@@ -105,7 +105,7 @@ def test_odd_files_among_good_photos_are_used_or_listed_with_their_reasons(
     before = hashes(folder)
     assert len(before) == photos + strange + 1
 
-    done = headstart("train", "photos", "--quality", "fast", *options)
+    done = headstart_here("train", "photos", "--quality", "fast", *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
@@ -113,7 +113,7 @@ def test_odd_files_among_good_photos_are_used_or_listed_with_their_reasons(
     assert f"{len(reasons)} skipped, see skipped.csv" in done.stdout
 
     some = sorted(usable)[:3] + sorted(set(reasons) & set(before))[:5]
-    answers = headstart("predict", "runs/photos-1", *(folder / path for path in some), "--format", "csv")
+    answers = headstart_here("predict", "runs/photos-1", *(folder / path for path in some), "--format", "csv")
     assert answers.returncode == 0, answers.stderr
     rows = list(csv.DictReader(io.StringIO(answers.stdout)))
     assert [bool(row["error"]) for row in rows] == [path in reasons for path in some]

@@ -25,6 +25,11 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 QUIET += ("--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream")
 QUIET += ("--use-fake-ui-for-media-stream",)  # a camera that shows a green picture, and nobody is asked
 MODEL = Path(__file__).parents[1] / "serving_model.py"
+# What a screen reader has no name for, and what a finger cannot hit, of all that is seen.
+SEEN = "[...document.querySelectorAll('button, a, input, img, h1, h2')].filter((e) => e.checkVisibility())"
+UNNAMED = f"{SEEN}.filter((e) => !(e.innerText || e.alt || e.labels?.length)).map((e) => e.outerHTML)"
+SMALL = f"{SEEN}.filter((e) => e.tagName == 'BUTTON' && e.offsetHeight < 44).map((e) => e.outerHTML)"
+TOKEN = "a-token-of-some-length"
 EVIL = "<img src=x onerror=document.title='taken'>"
 
 
@@ -56,6 +61,14 @@ def browser() -> Iterator[object]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service with a token, and with a class that has a wicked name."""
+    folder = write(tmp_path_factory.mktemp("guarded"), classes=("red", "green", EVIL))
+    with serving(folder, token=TOKEN) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -165,31 +178,32 @@ def test_a_file_that_is_no_photo_has_its_reason(browser: object, address: str) -
     opened.page.close()
 
 
-def test_names_of_classes_and_files_are_text_and_nothing_else(browser: object, tmp_path: Path) -> None:
-    with serving(write(tmp_path / "evil", classes=("red", "green", EVIL))) as address:
-        opened = Opened(browser, address)
-        opened.give(given(f"{EVIL}.jpg", photo((10, 20, 240))))
-        assert opened.answer.startswith(EVIL)
-        opened.page.wait_for_timeout(200)
-        assert opened.page.title() == "What is on this photo?"
-        assert opened.complaints == []
-        opened.page.close()
+def test_the_token_is_asked_for_once_and_the_photo_is_not_lost(browser: object, guarded: str) -> None:
+    opened = Opened(browser, guarded)
+    opened.page.wait_for_selector("#token-form:visible")
+    assert opened.page.evaluate(UNNAMED) == []
+    opened.give(given("leaf.jpg", photo((10, 240, 20))))
+    opened.page.wait_for_function("() => !document.querySelector('article')")
+    opened.page.fill("#token", TOKEN)
+    opened.page.keyboard.press("Enter")
+    assert opened.answer.startswith("green")
+    assert "Knows 3 classes" in opened.page.inner_text("#about")
+    opened.page.reload()
+    assert opened.page.is_hidden("#token-form")
+    opened.page.close()
 
 
-def test_the_token_is_asked_for_once_and_the_photo_is_not_lost(browser: object, tmp_path: Path) -> None:
-    token = "a-token-of-some-length"
-    with serving(write(tmp_path / "bundle"), token=token) as address:
-        opened = Opened(browser, address)
-        opened.page.wait_for_selector("#token-form:visible")
-        opened.give(given("sky.jpg", photo((10, 20, 240))))
-        opened.page.wait_for_function("() => !document.querySelector('article')")
-        opened.page.fill("#token", token)
-        opened.page.keyboard.press("Enter")
-        assert opened.answer.startswith("blue")
-        assert "Knows 3 classes" in opened.page.inner_text("#about")
-        opened.page.reload()
-        assert opened.page.is_hidden("#token-form")
-        opened.page.close()
+def test_names_of_classes_and_files_are_text_and_nothing_else(browser: object, guarded: str) -> None:
+    opened = Opened(browser, guarded)
+    opened.page.fill("#token", TOKEN)
+    opened.page.keyboard.press("Enter")
+    opened.complaints.clear()  # of the question before the token was known
+    opened.give(given(f"{EVIL}.jpg", photo((10, 20, 240))))
+    assert opened.answer.startswith(EVIL)
+    opened.page.wait_for_timeout(200)
+    assert opened.page.title() == "What is on this photo?"
+    assert opened.complaints == []
+    opened.page.close()
 
 
 @pytest.mark.parametrize("options", [{"viewport": {"width": 320, "height": 640}}, {"color_scheme": "dark"}])
@@ -203,10 +217,65 @@ def test_it_fits_a_phone_and_follows_dark_mode(options: dict[str, object], brows
     opened.page.close()
 
 
-def test_a_service_that_is_gone_is_told_in_words(browser: object, tmp_path: Path) -> None:
-    with serving(write(tmp_path / "bundle")) as address:
-        opened = Opened(browser, address)
+def test_a_busy_service_is_asked_again(opened: Opened) -> None:
+    replies = iter([503, 503])
+
+    def busy(route: object) -> None:
+        if status := next(replies, 0):
+            route.fulfill(status=status, headers={"retry-after": "0.1"}, body="{}")  # type: ignore[attr-defined]
+        else:
+            route.continue_()  # type: ignore[attr-defined]
+
+    opened.page.route("**/predict*", busy)
     opened.give(given("sky.jpg", photo((10, 20, 240))))
-    opened.page.wait_for_selector("#problem:visible")
-    assert opened.page.inner_text("#problem") == "The service cannot be reached."
-    opened.page.close()
+    assert opened.answer.startswith("blue")
+    assert next(replies, None) is None
+    opened.complaints.clear()  # a browser tells of each 503
+
+
+def test_a_service_that_is_gone_is_told_in_words_and_the_photo_stays(browser: object, address: str) -> None:
+    opened = Opened(browser, address)
+    page = opened.page
+    page.context.set_offline(True)
+    opened.give(given("sky.jpg", photo((10, 20, 240))))
+    page.wait_for_selector(".again:visible")
+    assert page.inner_text("#problem") == "The service cannot be reached."
+    page.context.set_offline(False)
+    page.click(".again")
+    page.wait_for_selector(".others button")
+    assert opened.answer.startswith("blue")
+    assert page.is_hidden("#problem")
+    assert page.is_hidden(".again")
+    page.click("#clear")
+    assert page.locator("article").count() == 0
+    assert page.evaluate("document.activeElement.id") == "choose"
+    page.close()
+
+
+def test_what_is_dropped_and_is_no_file_is_told(opened: Opened) -> None:
+    opened.page.evaluate("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer() }))")
+    assert opened.page.inner_text("#problem").startswith("That was no file")
+
+
+@pytest.mark.parametrize("state", ["empty", "answered", "explained", "refused"])
+def test_every_state_makes_sense_to_a_screen_reader(state: str, opened: Opened) -> None:
+    page = opened.page
+    if state == "refused":
+        opened.give(given("notes.jpg", b"these are words"))
+        page.wait_for_selector("article.refused")
+        opened.complaints.clear()  # a browser tells of each 422
+    elif state != "empty":
+        opened.give(given("sky.jpg", photo((10, 20, 240))))
+        page.wait_for_selector(".others button")
+    if state == "explained":
+        page.click(".why")
+        page.wait_for_selector(".heat:visible")
+    assert page.evaluate(UNNAMED) == []
+    assert page.evaluate("[...document.querySelectorAll('h1')].length") == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size") == page.evaluate(
+        "document.querySelectorAll('[id]').length"
+    )
+    assert page.get_attribute("#status", "role") == "status"
+    assert page.get_attribute("#problem", "role") == "alert"
+    assert page.evaluate(SMALL) == []

@@ -17,6 +17,7 @@ from tests.conftest import CLASSES, draw, interruptible
 from tests.keras_file import other_engine, small
 
 Kind = tuple[object, object]  # of an event, and its stage or name
+EACH = {"phase", "stage_started", "epoch", "stage_ended"}  # decisions and figures come just before or after one of them
 
 # The head has layers, so it trains by steps in a stage of its own; then two groups are tuned from cached views.
 OPTIONS = ["--head", "dense(16), dropout(0.3)", "--unfreeze", "2", "--epochs", "2", "--batch-size", "8"]
@@ -48,7 +49,7 @@ class Case:
 
     options: list[str]
     delays: tuple[float, ...]  # seconds after its folder appears
-    deadly: set[Kind] | None = None  # events; None: each
+    deadly: set[Kind] | None = None  # events; None: each of those that are named in EACH
 
 
 @pytest.fixture(scope="module", params=["torch", pytest.param("keras", marks=pytest.mark.keras)])
@@ -114,7 +115,7 @@ def test_a_run_killed_in_every_phase_ends_at_the_same_bits(
     process = start(tmp_path, "train", many_photos, "--out", "run", *case.options)
     while process.poll() is None:
         new = kinds(run) - killed_at
-        if new if case.deadly is None else new & case.deadly:
+        if new & case.deadly if case.deadly else any(event in EACH for event, _ in new):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             killed_at |= new
@@ -136,11 +137,17 @@ def test_an_unfinished_run_does_not_look_whole(many_photos: Path, tmp_path: Path
     process.communicate()
     assert (tmp_path / "run" / "INCOMPLETE").exists()
     refused = start(tmp_path, "predict", "run", many_photos)
-    _, said = refused.communicate(timeout=60)
+    _, said = refused.communicate(timeout=300)
     assert refused.returncode == 1
     assert b"headstart resume run" in said
 
 
+@pytest.mark.parametrize(
+    "case",
+    # What is torn then is the cache, whose files are the same whatever computes what is in them.
+    ["torch", pytest.param("keras", marks=[pytest.mark.keras, pytest.mark.slow])],
+    indirect=True,
+)
 def test_a_run_killed_while_it_computes_ends_at_the_same_bits(
     many_photos: Path, case: Case, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -163,7 +170,7 @@ def test_interrupting_says_how_to_go_on(many_photos: Path, tmp_path: Path) -> No
     while not kinds(tmp_path / "run"):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"headstart resume" in said
     assert b"Traceback" not in said

@@ -34,15 +34,15 @@ def results(run: Path) -> tuple[Any, dict[str, str]]:
     return json.loads((run / "evaluation.json").read_text())["test"], splits
 
 
-def test_a_table_and_a_zip_come_to_the_same_as_the_folder(insects: Path, tmp_path: Path, headstart: Any) -> None:
-    done = headstart("train", "insects", "--quality", "fast", "--out", "folder")
+def test_a_table_and_a_zip_come_to_the_same_as_the_folder(insects: Path, tmp_path: Path, headstart_here: Any) -> None:
+    done = headstart_here("train", "insects", "--quality", "fast", "--out", "folder")
     assert done.returncode == 0, done.stderr
     expected = results(tmp_path / "folder")
 
     with zipfile.ZipFile(tmp_path / "insects.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for photo in sorted(insects.glob("*/*")):
             packed.write(photo, f"wrapped/{photo.relative_to(insects)}")
-    done = headstart("train", "insects.zip", "--quality", "fast", "--out", "zip")
+    done = headstart_here("train", "insects.zip", "--quality", "fast", "--out", "zip")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "zip") == expected
 
@@ -53,20 +53,20 @@ def test_a_table_and_a_zip_come_to_the_same_as_the_folder(insects: Path, tmp_pat
         writer.writerow(("photo", "species", "fold", "patient"))
         writer.writerows((f"insects/{row['path']}", row["label"], row["split"], row["id"]) for row in rows)
         writer.writerow(("insects/gone.jpg", "ants", "train", ""))
-    done = headstart("train", "list.csv", "--quality", "fast", "--out", "table")
+    done = headstart_here("train", "list.csv", "--quality", "fast", "--out", "table")
     assert done.returncode == 0, done.stderr
     assert "path=photo, label=species, split=fold, group=patient" in done.stdout
     assert results(tmp_path / "table") == expected
     assert "line 30 of table 'list.csv': does not exist" in (tmp_path / "table" / "skipped.csv").read_text()
 
-    done = headstart("evaluate", "zip", "list.csv", "--json", "--columns", "label=species")
+    done = headstart_here("evaluate", "zip", "list.csv", "--json", "--columns", "label=species")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["n"] == 2 * EACH
-    done = headstart("predict", "table", "insects.zip", "--json")
+    done = headstart_here("predict", "table", "insects.zip", "--json")
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
     assert len(answers) == 2 * EACH
     assert answers[0]["path"] == "insects.zip/wrapped/ants/" + sorted(insects.glob("ants/*"))[0].name
-    done = headstart("train", "list.csv", "--columns", "label=specie")
+    done = headstart_here("train", "list.csv", "--columns", "label=specie")
     assert done.returncode == 1
     assert "did you mean 'species'?" in done.stderr

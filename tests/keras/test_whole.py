@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,7 +33,8 @@ pytestmark = pytest.mark.keras
 from headstart.networks.keras_whole import squaring  # noqa: E402  after the check that Keras is there
 
 ENGINE = keras.backend.backend()
-OTHERS = tuple(name for name in ("jax", "tensorflow", "torch") if name != ENGINE)
+# The suite runs on each of both once; then each has read the other's files, and PyTorch those of one of them.
+OTHERS = {"tensorflow": ("jax", "torch"), "jax": ("tensorflow",)}[ENGINE]
 CLASSES = ("brick", "grün", "water's edge")
 TOLERANCE = 1e-5  # of probabilities, between engines
 LEVEL = 1 / 4000  # of probabilities: a few pixels may differ by one level of 256 from Pillow's
@@ -86,6 +85,7 @@ class Case:
     temperature: float = 1.0
     views: tuple[str, ...] = ("plain",)
     k: int = 0  # neighbours that tell what is new; 0: none
+    projected: bool = True  # as in runs of older versions
     normalise: bool = False
 
     @property
@@ -95,8 +95,8 @@ class Case:
             return None
         return Novelty(
             mean=rng.normal(size=8),
-            projection=rng.normal(size=(8, 4)),
-            centres=rng.normal(size=(9, 4)),
+            projection=rng.normal(size=(8, 4)) if self.projected else None,
+            centres=rng.normal(size=(9, 4 if self.projected else 8)),
             k=self.k,
             normalise=self.normalise,
             threshold=1.0,
@@ -106,7 +106,7 @@ class Case:
 
 CASES = {
     "all outputs": Case(temperature=1.7, views=("plain", "flip"), k=3, normalise=True),
-    "flip alone": Case(views=("flip",), k=1),
+    "flip alone": Case(views=("flip",), k=1, projected=False),
     "squashed grey on its map": Case(
         # Not bilinear: photos of some sizes come to halves of a level, which engines may round differently.
         spec=replace(SPEC, order="grey", fit="squash"),
@@ -130,6 +130,11 @@ class Made:
 
 def photos() -> list[np.ndarray]:
     return [np.asarray(photo(*size))[None] for size in SIZES[:3]]
+
+
+def seen_elsewhere(name: str) -> int:
+    """How many of these photos other engines get: JAX compiles each model anew for each size."""
+    return 2 if name == "all outputs" else 1
 
 
 def made(case: Case) -> Made:
@@ -189,7 +194,7 @@ sys.modules["headstart"] = None
 import keras, numpy as np
 for folder in [Path(folder) for folder in sys.argv[1:]]:
     model = keras.models.load_model(folder / "model.keras", safe_mode=True)
-    for place in range(3):
+    for place in range(len(list(folder.glob("photo*.npy")))):
         answers = model.predict_on_batch(np.load(folder / f"photo{place}.npy"))
         np.savez(folder / f"{keras.backend.backend()}{place}.npz", **{n: np.asarray(a) for n, a in answers.items()})
 """
@@ -208,7 +213,7 @@ def loaded(whole: dict[str, Made], tmp_path_factory: pytest.TempPathFactory) -> 
         (folder / name).mkdir()
         with without_tensorflow():
             each.model.save(folder / name / "model.keras")
-        for place, pixels in enumerate(photos()):
+        for place, pixels in enumerate(photos()[: seen_elsewhere(name)]):
             np.save(folder / name / f"photo{place}.npy", pixels)
     with ThreadPoolExecutor() as threads:
         here = [engine for engine in OTHERS if find_spec(engine)]
@@ -231,6 +236,8 @@ def test_keras_alone_gives_them_on_every_engine(name: str, engine: str, whole: d
     if not find_spec(engine):
         pytest.skip(f"{engine} is not installed")
     for place, (pixels, wanted) in enumerate(zip(photos(), whole[name].expected, strict=True)):
+        if place == seen_elsewhere(name):
+            break
         with np.load(loaded / name / f"{engine}{place}.npz") as file:
             found = dict(file)
         close(found, wanted, LEVEL)
@@ -260,66 +267,39 @@ NEEDS = {
 }
 CELLS = [
     ("keras", "fp32"),
-    ("tflite", "fp32"),
-    ("onnx", "fp32"),
-    pytest.param("saved_model", "fp32", marks=pytest.mark.slow),  # tflite goes by way of one
-    pytest.param("tflite", "fp16", marks=pytest.mark.slow),
-    pytest.param("tflite", "int8", marks=pytest.mark.slow),
-    pytest.param("openvino", "fp32", marks=pytest.mark.slow),
+    # Slow, as each starts another process: test_export_matrix.py has a quick one of each way out of Keras.
+    *(
+        pytest.param(to, precision, marks=pytest.mark.slow)
+        for to, precision in (
+            ("tflite", "fp32"),
+            ("tflite", "fp16"),
+            ("onnx", "fp32"),
+            ("saved_model", "fp32"),
+            ("openvino", "fp32"),
+        )
+    ),
 ]
-ALLOWED = {"fp32": LEVEL, "fp16": 2e-3, "int8": 0.05}
+ALLOWED = {"fp32": LEVEL, "fp16": 2e-3}
 
 
 @pytest.mark.parametrize(("to", "precision"), CELLS)
-def test_a_bundle_answers_as_its_run(
-    to: str, precision: Any, whole: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_answers_as_its_run(to: str, precision: Any, whole: dict[str, Made], tmp_path: Path) -> None:
     if not find_spec(NEEDS[to]):
         pytest.skip(f"{NEEDS[to]} is not installed")
     each, form = whole["all outputs"], named(to)
     assert form.refusal(ENGINE, precision) is None
     shipped = replace(each.manifest, format=to, precision=precision)
-    samples = iter([np.asarray(photo(40 + place, 50))[None] for place in range(12)])
-    form.write(Whole(engine=ENGINE, model=each.model, manifest=shipped, samples=samples), tmp_path, precision)
-    for name, text in form.snippets(shipped).items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    form.write(Whole(engine=ENGINE, model=each.model, manifest=shipped, samples=iter([])), tmp_path, precision)
     graph = form.open(Bundle.seal(tmp_path, shipped))
     for pixels, wanted in zip(photos(), each.expected, strict=True):
         close(vars_of(graph.photos(pixels)), wanted, ALLOWED[precision])
     squares = np.stack([np.asarray(framed(Image.fromarray(pixels[0]), SPEC)) for pixels in photos()])
     together = {name: np.concatenate([wanted[name] for wanted in each.expected]) for name in each.expected[0]}
     close(vars_of(graph.squares(squares)), together, ALLOWED[precision])
-    if (to, precision) in (("saved_model", "fp32"), ("tflite", "fp32")):
-        says_the_same(tmp_path, each.expected[0]["probabilities"][0], monkeypatch)
-
-
-@pytest.mark.slow
-def test_the_program_beside_a_keras_file_says_the_same(
-    whole: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    each, form = whole["all outputs"], named("keras")
-    form.write(Whole(engine=ENGINE, model=each.model, manifest=each.manifest, samples=iter([])), tmp_path, "fp32")
-    (tmp_path / "use.py").write_text(form.snippets(each.manifest)["use.py"], encoding="utf-8")
-    Bundle.seal(tmp_path, each.manifest)
-    says_the_same(tmp_path, each.expected[0]["probabilities"][0], monkeypatch)
 
 
 def vars_of(outputs: Any) -> dict[str, Any]:
     return {name: getattr(outputs, name) for name in OUTPUTS}
-
-
-def says_the_same(folder: Path, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program in the bundle, which has no headstart, in its first line."""
-    photo(*SIZES[0]).save(folder / "photo.png")
-    (folder / "without").mkdir()
-    (folder / "without" / "headstart.py").write_text("raise ImportError('this program has no headstart')")
-    monkeypatch.setenv("PYTHONPATH", str(folder / "without"))
-    command = [sys.executable, str(folder / "use.py"), str(folder / "photo.png")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8")
-    assert done.returncode == 0, done.stderr[-2000:]
-    name, probability = done.stdout.splitlines()[0].rsplit(" ", 1)
-    assert name == CLASSES[wanted.argmax()]
-    assert float(probability) == pytest.approx(wanted.max(), abs=1e-3)
 
 
 def test_a_picture_on_its_canvas_comes_out_as_it_was() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart.backbones import swelling
 from headstart.errors import BadBackbone, first_five
 
 if TYPE_CHECKING:
@@ -169,6 +171,9 @@ def _unpickled(path: Path, what: str) -> Any:
     import torch
 
     with _damaged(what):
+        if zipfile.is_zipfile(path):  # PyTorch packs nothing, but would unpack what others have packed
+            with zipfile.ZipFile(path) as archive:
+                swelling.check(archive)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about storages of older versions

@@ -291,11 +291,3 @@ def blank(name: str, *, seed: int = 0) -> EfficientNetLite:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return network.eval()
-
-
-def imagenet_classifier(published: Mapping[str, torch.Tensor]) -> nn.Linear:
-    """The published last layer: mean-pooled features `[n 1280]` to the logits of ImageNet's 1000 classes."""
-    weight, bias = published["_fc.weight"], published["_fc.bias"]
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer.eval()

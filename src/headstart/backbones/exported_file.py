@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from headstart.backbones import swelling
 from headstart.backbones.exported import Length, Named, Program, Step, Tensor, Value, Weight
 from headstart.errors import BadBackbone
 
@@ -29,6 +31,7 @@ _DTYPES = dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16",
     13: "bfloat16",
 }
 _UINT8, _FLOAT32 = 1, 7
+_REPEATED = 1 << 26  # numbers that a tensor may have whose file holds fewer: one that was expanded
 _MEMORY = {1: "contiguous_format", 2: "channels_last", 4: "preserve_format"}
 # Part of a larger tensor, or all of it in another shape: writing into one would change the other.
 _VIEWS = (
@@ -118,6 +121,7 @@ def said(problem: Exception) -> str:
 def _read(file: IO[bytes], what: str, dtype: int = _FLOAT32) -> Exported:
     try:
         with zipfile.ZipFile(file) as archive:
+            swelling.check(archive)
             inside = {name.partition("/")[2]: name for name in archive.namelist()}
             if "models/model.json" not in inside:
                 old = "serialized_exported_program.json" in archive.namelist()
@@ -432,8 +436,10 @@ def _tensor(content: bytes, about: Mapping[str, Any]) -> torch.Tensor:
     dtype = getattr(torch, _DTYPES[meta["dtype"]])
     shape = [int(side["as_int"]) for side in meta["sizes"]]
     strides = [int(side["as_int"]) for side in meta["strides"]]
-    if not content or 0 in shape:
+    if 0 in shape:
         return torch.zeros(shape, dtype=dtype)
+    if math.prod(shape) > max(len(content), _REPEATED):
+        raise ValueError(f"a tensor of {shape} out of {len(content)} bytes")
     flat = torch.frombuffer(bytearray(content), dtype=dtype)
     # PyTorch checks that such a view lies within its storage; negative numbers it refuses.
     return flat.as_strided(shape, strides, int(meta["storage_offset"]["as_int"])).clone()

@@ -121,7 +121,7 @@ class _Processor:
         named = given.get("image_processor_type") or given.get("feature_extractor_type")
         if isinstance(named, str):  # older files call it a feature extractor, and those that run on tensors fast
             return named.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
-        usual = auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}  # type: ignore[attr-defined]  # its own name
+        usual = auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
         found = _OWN_TYPES.get(model_type) or usual.get("pil") or usual.get("torchvision") or _PLAIN
         return str(found).removesuffix("Pil")
 

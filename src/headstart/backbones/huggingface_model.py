@@ -25,8 +25,7 @@ _NUMBERED = re.compile(r"(?:^|\.)(layers?|blocks?|stages?|h)\.(\d+)\.")
 # What says nothing about the network itself, or names code: an attention may be named that is fetched from the Hub.
 _ASIDE = frozenset({
     "auto_map", "id2label", "label2id", "architectures", "_name_or_path", "transformers_version", "dtype",
-    "torch_dtype", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-    "experts_implementation",
+    "torch_dtype", "attn_implementation", "experts_implementation",
 })  # fmt: skip
 # What a configuration of somebody else's, and the network that it makes, fail with.
 _UNFIT = (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, AssertionError, ImportError)
@@ -79,7 +78,9 @@ def plain(config: Any) -> dict[str, Any]:
 
 def _harmless(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _harmless(inner) for key, inner in value.items() if key not in _ASIDE}
+        # The library knows some of them by three names.
+        plain = {key: str(key).lstrip("_").removesuffix("_internal") for key in value}
+        return {key: _harmless(inner) for key, inner in value.items() if not {key, plain[key]} & _ASIDE}
     return value
 
 

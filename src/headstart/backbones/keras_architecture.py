@@ -8,10 +8,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones import swelling
 from headstart.errors import BadBackbone
 
 # Layers whose stored form is code, or a program of another library.
 CODE = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+# Parts of Keras whose classes and functions compute. Others fetch, read and write files, or set up the whole process:
+# safe mode lets some of those pass.
+_COMPUTING = """
+activations constraints dtype_policies engine initializers layers losses metrics models ops optimizers quantizers random
+regularizers src
+"""
+COMPUTING = frozenset(_COMPUTING.split())
+READERS = ("StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing")  # read a file that they name
 _WHOLE = 'save the whole model: model.save("model.keras")'
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GRAPHS = ("Functional", "Sequential", "Model")  # Model: what Keras 2 called a functional one
@@ -45,6 +54,7 @@ def _in_zip(path: Path) -> Any:
             f"backbone file {str(path)!r} is not an HDF5 file", fix="give the file that Keras wrote, unchanged"
         )
     with zipfile.ZipFile(path) as archive:
+        swelling.check(archive)
         return json.loads(archive.read("config.json"))
 
 
@@ -86,6 +96,21 @@ def check(config: Mapping[str, Any], what: str, *, way_out: str | None) -> None:
             f"{what} holds a {code} layer, that is code, which could do anything; safe mode does not load it",
             fix=way_out,
         )
+    more = more_than_computing(config)
+    if more is not None and way_out is not None:
+        raise BadBackbone(f"{what} names {more}, which may do more than compute; it is not loaded", fix=way_out)
+
+
+def more_than_computing(config: Any) -> str | None:
+    """The first class or function of Keras's own in this description that may read files or do worse, or None."""
+    for part in described(config):
+        name, module = str(part["class_name"]), str(part.get("module") or "keras")
+        package, _, inside = module.partition(".")
+        kind = inside.partition(".")[0]
+        unfit = kind not in ("", *COMPUTING) or (module == "keras.models" and name not in _GRAPHS)
+        if name in READERS or (package == "keras" and unfit):
+            return f"{module}.{part.get('config') if name == 'function' else name}"[:100]
+    return None
 
 
 def code_in(config: Any) -> str | None:
@@ -100,12 +125,16 @@ def code_in(config: Any) -> str | None:
 def foreign(config: Any) -> Iterator[str]:
     """Names of the classes and functions in this description that are not Keras's own."""
     for part in described(config):
-        # Files of Keras 2 say no module; Keras looks for their classes among its own only.
-        module = part.get("module", "keras")
-        own = module is not None and (str(module) == "builtins" or str(module).partition(".")[0] == "keras")
-        if not own and not str(part["class_name"]).startswith("__"):
+        if not own(part) and not str(part["class_name"]).startswith("__"):
             name = part["config"] if part["class_name"] == "function" else part["class_name"]
             yield str(part.get("registered_name") or name)
+
+
+def own(part: Mapping[str, Any], *, also: str = "keras") -> bool:
+    """Whether Keras, or one package more, has the class or function that this part of a description names."""
+    # Files of Keras 2 say no module; Keras looks for their classes among its own only.
+    module = part.get("module", "keras")
+    return module is not None and str(module).partition(".")[0] in ("keras", "builtins", also)
 
 
 def described(config: Any) -> Iterator[Mapping[str, Any]]:

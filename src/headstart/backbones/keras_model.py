@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.backbones.backbone import Backbone
-from headstart.backbones.keras_architecture import brief, code_in
+from headstart.backbones.keras_architecture import brief, code_in, more_than_computing
 from headstart.backbones.keras_input import Picture
 from headstart.errors import BadBackbone
 from headstart.modalities.spec import InputSpec
@@ -112,6 +112,10 @@ def from_run(name: str, about: Mapping[str, Any]) -> Backbone:
             f"backbone {name!r} of this run holds a {code} layer, and code is never taken out of a run",
             fix="if you trust it, load the run's model.keras in Keras itself: "
             "keras.models.load_model(PATH, safe_mode=False)",
+        )
+    if more := more_than_computing(about.get("architecture")):
+        raise BadBackbone(
+            f"backbone {name!r} of this run names {more}, which may do more than compute", fix="do not use this run"
         )
     keras_backend.choose_again(about.get("engine"))
     try:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstart import plain_files
 from headstart.backbones.backbone import Backbone, Entry, Wanted
 from headstart.errors import BadBackbone, BadSetting, HeadstartError
 from headstart.registry import closest
@@ -57,6 +58,11 @@ def load(name: str, wanted: Wanted) -> Backbone:
         raise BadBackbone(f"{what} does not exist", fix=_neighbours(folder))
     if (folder / MARK).exists():
         raise BadBackbone(f"{what} is not finished", fix=f"finish it with: headstart resume {shlex.quote(name)}")
+    if strange := plain_files.strange(folder):
+        raise BadBackbone(
+            f"{what} holds a link or no plain file: {strange!r}",
+            fix="copy the run with what it links to, if you trust it: cp -rL",
+        )
     origin = _origin(folder, wanted, what)
     first = _restored(origin, what)
     if wanted.size not in (None, first.spec.size):
@@ -204,6 +210,8 @@ def _finished(folder: Path) -> bool:
 
 def _entry(folder: Path) -> Entry | None:
     try:
+        if plain_files.strange(folder):
+            return None
         identity = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
         shapes = dict(_shapes(folder / "model.safetensors"))
         classes = len((folder / "classes.txt").read_text("utf-8", "surrogateescape").splitlines())
@@ -220,7 +228,7 @@ def _entry(folder: Path) -> Entry | None:
             available=True,
             note=f"{identity['name']} after {classes} classes",
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
         return None
 
 

@@ -21,13 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headstart.data.member import Member, Packing
+from headstart.data.member import LARGEST, Member, Packing
 from headstart.data.member import Readable as Readable
 from headstart.data.unpacking import plain
 from headstart.errors import BadData
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
-LARGEST = 1 << 30  # bytes of one unpacked member: no photo has more, and it has to fit into memory
 SWELLING = 2000  # times its size that an archive's members may claim together: no honest packing comes near
 SMALL = 1 << 18  # bytes of an archive of which nobody minds how much it swells
 LINKS = 8  # from one to the next

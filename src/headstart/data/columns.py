@@ -90,6 +90,21 @@ def told(header: Sequence[str], named: Mapping[str, str], *, where: str) -> dict
     return {role: columns[role] for role in ROLES if role in columns}
 
 
+def of_paths(header: Sequence[str], *, where: str) -> str:
+    """The column of paths, where nothing else is asked of a table.
+
+    Raises:
+        BadData: there is none, or there are several of its name.
+    """
+    name = _guessed(header, "path", set())
+    if name is None or header.count(name) > 1:
+        raise BadData(
+            f"{where} has no column that is known to hold the paths, among {_listed(header)}",
+            fix="name that column 'path', in the table's first line",
+        )
+    return name
+
+
 def note(columns: Mapping[str, str], where: str) -> str:
     """What a user is told of them once."""
     words = ", ".join(f"{role}={name}" for role, name in columns.items())

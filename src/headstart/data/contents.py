@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from headstart.data.member import Readable
+from headstart.data.member import Readable, bytes_of
 
 
 def content(id: str, places: Iterable[Readable]) -> bytes:
@@ -17,7 +17,7 @@ def content(id: str, places: Iterable[Readable]) -> bytes:
     problem = OSError("no file")
     for place in places:
         try:
-            found = place.read_bytes()
+            found = bytes_of(place)
         except OSError as refusal:
             problem = refusal
             continue

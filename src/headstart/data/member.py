@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 BLOCK = 1 << 18  # bytes in memory at a time
+LARGEST = 1 << 30  # bytes of a photo: none has more, and it has to fit into memory
 _LOCAL = struct.Struct("<4s22xHH")  # of a member's own header in a zip: its mark, and the lengths of name and extra
 
 Packing = Literal["stored", "deflated", "bzip2"]
@@ -27,6 +29,21 @@ class Readable(Protocol):
         Raises:
             OSError: they cannot be read.
         """
+
+
+def bytes_of(file: Readable) -> bytes:
+    """The whole content of a photo's file: whoever named it may have named what never ends, a pipe or a device.
+
+    Raises:
+        OSError: it cannot be read, or is no file that ends.
+    """
+    if isinstance(file, Path):
+        told = file.stat()
+        if not stat.S_ISREG(told.st_mode):
+            raise OSError(None, "it is no plain file")
+        if told.st_size > LARGEST:
+            raise OSError(None, "it is larger than any photo")
+    return file.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from jaxtyping import UInt8
 from headstart.data.folder import CLUTTER
 from headstart.errors import BadSetting
 from headstart.modalities.png import encode
-from headstart.places import FOLDER, cache_folder
+from headstart.places import FOLDER, cache_folder, make
 from headstart.writing import room_for
 
 NAME_LIMIT = 100  # bytes that every file system allows for a name
@@ -125,7 +125,7 @@ def _written(name: str) -> Iterator[Path]:
     fix = f"set {FOLDER} to a folder that you may write to, on a disk with room"
     try:
         with room_for(root / name, fix=fix):
-            (root / name).mkdir(parents=True, exist_ok=True)
+            make(root / name)
             yield root / name
     except OSError as problem:
         raise BadSetting(f"the cache {str(root)!r} cannot be written: {problem.strerror or problem}", fix=fix) from (

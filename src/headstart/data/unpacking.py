@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from headstart.errors import BadData, BadSetting, DiskFull
-from headstart.places import FOLDER, cache_folder
+from headstart.places import FOLDER, cache_folder, make
 from headstart.writing import room_for, whole
 
 SWELLING = 200  # times its own size that a tar may unpack to: photos hardly pack at all
@@ -55,7 +55,7 @@ def plain(path: Path) -> Path:
     fix = f"set {FOLDER} to a folder that you may write to, on a disk with room, or give the tar uncompressed"
     try:
         with room_for(target, fix=fix):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make(target.parent)
             _trim(target.parent)
             _unpack(path, opener, target, fix)
     except _Unwritable as problem:

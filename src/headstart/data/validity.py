@@ -24,6 +24,10 @@ def check(dataset: Dataset) -> None:
             f"{str(dataset.root)!r} holds the class {dataset.classes[0]!r} alone: there is nothing to tell apart",
             fix=_inner(dataset) or LAYOUT,
         )
+    if broken := [repr(name) for name in dataset.classes if name.splitlines() != [name]]:
+        raise BadData(
+            f"class names must be one line of text, but {first_five(broken)} break it", fix="rename their folders"
+        )
     photos = _different(dataset)
     few = [f"{name!r} ({len(photos[name])})" for name in dataset.classes if len(photos[name]) < 2]
     if few:

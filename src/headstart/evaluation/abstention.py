@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from headstart.evaluation.metrics import Interval, wilson
+from headstart.evaluation.metrics import Interval, interval_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +23,14 @@ class Unsure:
     accuracy_of_the_rest: float | None  # None where it is unsure of all
 
     @classmethod
-    def of(cls, unsure: Bool[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> Unsure:
-        """Of these photos, some of which are answered rightly."""
+    def of(
+        cls, unsure: Bool[np.ndarray, "n"], right: Bool[np.ndarray, "n"], families: Sequence[str] | None = None
+    ) -> Unsure:
+        """Of these photos, some of which are answered rightly; those of a family tell less than as many others."""
         n, count = len(unsure), int(unsure.sum())
         rest = float(right[~unsure].mean()) if count < n else None
-        return cls(n=n, unsure=count, share=count / n, interval=wilson(count, n), accuracy_of_the_rest=rest)
+        interval = interval_of(unsure, families)
+        return cls(n=n, unsure=count, share=count / n, interval=interval, accuracy_of_the_rest=rest)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

@@ -13,6 +13,7 @@ from headstart.evaluation.metrics import expected_calibration_error, item_losses
 
 TEMPERATURES = np.geomspace(0.25, 4.0, 65)  # steps of 4 %: finer would fit the photos, not the network
 BINS = 15  # of equal width: those of the calibration error
+CHANCES = 200  # times that luck is tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +27,16 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """How far some answers can be taken at their word: log loss in nats, ECE in [0, 1], and what a diagram shows."""
+    """How far some answers can be taken at their word: log loss in nats, ECE in [0, 1], and what a diagram shows.
+
+    The calibration error is above 0 for any model, and the more the fewer photos there are: `by_chance` is what it
+    would be in the mean if each of these answers were right just as often as it says. None in older runs.
+    """
 
     log_loss: float
     calibration_error: float
     bins: tuple[Bin, ...]  # from 0 to 1
+    by_chance: float | None = None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Reliability:
@@ -106,9 +112,17 @@ def fit_temperature(
 
     Labels are softened by one answer in `n + 2`, as Platt (1999) has it: where a few photos are all answered rightly,
     the loss alone would ask for a certainty that they do not prove.
+
+    A logit of minus infinity is of a class that the head did not know. That says nothing of how sure heads are that
+    know it: the class takes no part in the softening, and a photo of it does not count. 1 where none counts.
     """
-    n, k = len(labels), logits.shape[2]
-    truth = np.full((n, k), 1 / (n + 2) / k)
+    n = len(labels)
+    there = np.isfinite(logits).all(axis=1)
+    told = there[np.arange(n), labels]
+    weights = told * (np.ones(n) if weights is None else weights)
+    if not weights.any():
+        return 1.0
+    truth = there / there.sum(axis=1, keepdims=True) / (n + 2)
     truth[np.arange(n), labels] += 1 - 1 / (n + 2)
     losses = [
         float(np.average(-(truth * np.log(np.maximum(cooled(logits, each), 1e-12))).sum(axis=1), weights=weights))
@@ -146,4 +160,12 @@ def reliability(labels: Int[np.ndarray, "n"], probabilities: Float[np.ndarray, "
             Bin(confidence=float(promised[each] / n) if n else None, accuracy=float(kept[each] / n) if n else None, n=n)
             for each, n in enumerate(counts.tolist())
         ),
+        by_chance=_by_chance(confidence, place),
     )
+
+
+def _by_chance(confidence: Float[np.ndarray, "n"], place: Int[np.ndarray, "n"]) -> float:
+    """The mean calibration error of so many answers that are right as often as they say, by drawing which are."""
+    draw = np.random.default_rng(0)
+    gaps = [np.bincount(place, (draw.random(len(place)) < confidence) - confidence) for _ in range(CHANCES)]
+    return float(np.mean([np.abs(each).sum() for each in gaps])) / len(place)

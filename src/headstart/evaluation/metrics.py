@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from headstart.errors import BadData
 
@@ -37,7 +38,8 @@ class Metrics:
     """What the answers for `n` items are worth.
 
     Balanced accuracy is the mean recall of the classes that occur here; macro F1 is the mean of the classes that occur
-    or are answered. The interval of the accuracy is Wilson's (1927), the others are bootstraps over the items.
+    or are answered. The interval of the accuracy is Wilson's (1927), the others are bootstraps over the items; where
+    items come in families, such as near-duplicates or groups, over the families.
     """
 
     n: int
@@ -77,9 +79,12 @@ def measure(
     probabilities: Float[np.ndarray, "n k"],
     classes: Sequence[str],
     *,
+    families: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Metrics:
     """All metrics; column `i` of `probabilities` belongs to `classes[i]`, and so does label `i`.
+
+    Items of one of the `families` are answered alike, so they tell less than as many others: intervals are wider.
 
     Raises:
         BadData: there is no item to measure.
@@ -91,13 +96,14 @@ def measure(
     losses = item_losses(labels, probabilities)
     counts = _Counts.of(labels, answers, len(classes))
     hits = int(counts.hits.sum())
-    rng = np.random.default_rng(seed)
-    draws = [_draw(labels, answers, losses, len(classes), rng) for _ in range(DRAWS)]
+    members = _members(families, n)
+    drawn = islice(_drawn(members, np.random.default_rng(seed)), DRAWS)
+    draws = [_figures(labels[items], answers[items], losses[items], len(classes)) for items in drawn]
     balanced, f1, loss = (_middle(column) for column in zip(*draws, strict=True))
     return Metrics(
         n=n,
         accuracy=hits / n,
-        accuracy_interval=wilson(hits, n),
+        accuracy_interval=interval_of(answers == labels, families),
         balanced_accuracy=counts.balanced_accuracy,
         balanced_accuracy_interval=balanced,
         macro_f1=counts.macro_f1,
@@ -111,7 +117,30 @@ def measure(
     )
 
 
-def wilson(hits: int, n: int) -> Interval:
+def interval_of(true: Bool[np.ndarray, "n"], families: Sequence[str] | None = None) -> Interval:
+    """The 95 % interval of the share of items for which this is true, which come in families."""
+    n = independent(true, families)
+    return wilson(float(true.mean()) * n, n)
+
+
+def independent(true: Bool[np.ndarray, "n"], families: Sequence[str] | None) -> float:
+    """As many unrelated items would tell the share as well as these: `n` over the design effect (Kish 1965).
+
+    At most as many as there are items, and at least as many as if each family had one answer. It is taken to have one
+    where all items are alike, since nothing tells then.
+    """
+    n, members = len(true), _members(families, len(true))
+    sizes, sums = np.bincount(members), np.bincount(members, true)
+    count, share = len(sizes), float(true.mean())
+    most = float((sizes**2).sum()) / n
+    spread = n * share * (1 - share)
+    if count < 2 or not spread:
+        return n / most
+    effect = count / (count - 1) * float(((sums - share * sizes) ** 2).sum()) / spread
+    return n / min(max(effect, 1.0), most)
+
+
+def wilson(hits: float, n: float) -> Interval:
     """The 95 % interval of a share of `hits` in `n` (Wilson 1927); within [0, 1], and sound near its ends."""
     share, square = hits / n, NORMAL**2
     centre = (share + square / (2 * n)) / (1 + square / n)
@@ -171,17 +200,30 @@ class _Counts:
         return float(np.mean(2 * self.hits[either > 0] / either[either > 0]))
 
 
-def _draw(
-    labels: Int[np.ndarray, "n"],
-    answers: Int[np.ndarray, "n"],
-    losses: Float[np.ndarray, "n"],
-    classes: int,
-    rng: np.random.Generator,
+def _members(families: Sequence[str] | None, n: int) -> Int[np.ndarray, "n"]:
+    """The number of each item's family; each its own where there are none."""
+    if families is None:
+        return np.arange(n)
+    numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
+    return np.array([numbers[family] for family in families])
+
+
+def _drawn(members: Int[np.ndarray, "n"], rng: np.random.Generator) -> Iterator[Int[np.ndarray, "m"]]:
+    """Items, drawn with replacement again and again; those of a family together, where there are families to draw."""
+    n, count = len(members), int(members.max()) + 1
+    while True:
+        if count in (1, n):
+            yield rng.integers(n, size=n)
+        else:
+            yield np.repeat(np.arange(n), np.bincount(rng.integers(count, size=count), minlength=count)[members])
+
+
+def _figures(
+    labels: Int[np.ndarray, "n"], answers: Int[np.ndarray, "n"], losses: Float[np.ndarray, "n"], classes: int
 ) -> tuple[float, float, float]:
-    """Balanced accuracy, macro F1 and log loss of as many items, drawn with replacement."""
-    items = rng.integers(len(labels), size=len(labels))
-    counts = _Counts.of(labels[items], answers[items], classes)
-    return counts.balanced_accuracy, counts.macro_f1, float(losses[items].mean())
+    """Balanced accuracy, macro F1 and log loss."""
+    counts = _Counts.of(labels, answers, classes)
+    return counts.balanced_accuracy, counts.macro_f1, float(losses.mean())
 
 
 def _middle(values: Sequence[float]) -> Interval:

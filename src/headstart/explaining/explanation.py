@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.data.archive import at
+from headstart.data.member import bytes_of
 from headstart.errors import BadData, BadSetting, first_five
 from headstart.events import Event
 from headstart.exporting.bundle import is_bundle
@@ -177,7 +178,7 @@ def _content(photo: Path) -> bytes:
     if photo.is_dir():
         raise BadData(f"{str(photo)!r} is a folder, not a photo", fix="give one photo")
     try:
-        return at(photo).read_bytes()
+        return bytes_of(at(photo))
     except FileNotFoundError:
         raise BadData(f"photo {str(photo)!r} does not exist", fix="check the spelling") from None
     except OSError as problem:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -110,14 +110,18 @@ class Bundle:
         return self.path / name
 
     @classmethod
-    def seal(cls, path: Path, manifest: Manifest) -> Bundle:
-        """Write the manifest over the files that lie in this folder: from here on it is a bundle."""
+    def listing(cls, path: Path, manifest: Manifest) -> Bundle:
+        """What lies in this folder as a bundle that nobody else sees yet: its manifest is not written."""
         found = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
         files = {file.relative_to(path).as_posix(): Content(file.stat().st_size, _sha256(file)) for file in found}
-        values = {each.name: getattr(manifest, each.name) for each in fields(manifest)} | {"files": files}
-        sealed = Manifest(**values)
-        write_text(path / MANIFEST, json.dumps(sealed.to_json(), indent=2, ensure_ascii=False) + "\n")
-        return cls(path, sealed)
+        return cls(path, replace(manifest, files=files))
+
+    @classmethod
+    def seal(cls, path: Path, manifest: Manifest) -> Bundle:
+        """Write the manifest over the files that lie in this folder: from here on it is a bundle."""
+        sealed = cls.listing(path, manifest)
+        write_text(path / MANIFEST, json.dumps(sealed.manifest.to_json(), indent=2, ensure_ascii=False) + "\n")
+        return sealed
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -128,6 +132,8 @@ def is_bundle(path: str | Path) -> bool:
 def _read(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
+        if path.exists() and (path.is_symlink() or not path.is_file()):
+            raise BadBundle(f"manifest of bundle {str(folder)!r} is no plain file", fix=_AGAIN)
         if path.stat().st_size > LARGEST_MANIFEST:
             raise BadBundle(f"manifest of bundle {str(folder)!r} is larger than any can be", fix=_AGAIN)
         row = json.loads(path.read_text(encoding="utf-8"))

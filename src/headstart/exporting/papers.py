@@ -9,6 +9,7 @@ from typing import Any
 
 from headstart.exporting.bundle import Manifest
 from headstart.exporting.format import Format
+from headstart.printable import escaped
 from headstart.runs import Run
 from headstart.writing import write_text
 
@@ -39,7 +40,7 @@ def write(run: Run, manifest: Manifest, form: Format, folder: Path) -> None:
         write_text(folder / name, text)
     write_text(folder / LABELS, "".join(f"{name}\n" for name in manifest.classes))
     write_text(folder / LICENCE, _licence(manifest))
-    write_text(folder / CARD, _card(manifest, form, list(programs)))
+    write_text(folder / CARD, _card(manifest, form, programs))
     if (run.path / MODEL_CARD).is_file():
         shutil.copyfile(run.path / MODEL_CARD, folder / MODEL_CARD)
 
@@ -48,26 +49,27 @@ def _licence(manifest: Manifest) -> str:
     name, licence = manifest.backbone.get("name", ""), manifest.backbone.get("licence", "unknown")
     return f"""# Licence
 
-This model was made of `{name}`, whose weights come under this licence: **{licence}**.
+This model was made of {escaped(name)}, whose weights come under this licence: **{escaped(licence)}**.
 Whoever gives the model on must keep to it. The photos that it learnt from may have terms of their own.
 """
 
 
-def _card(manifest: Manifest, form: Format, programs: list[str]) -> str:
+def _card(manifest: Manifest, form: Format, programs: Mapping[str, str]) -> str:
     card: Mapping[str, Any] = manifest.card
     low, high = card["accuracy_interval"]
     more = len(manifest.classes) - 20
-    shown = ", ".join(manifest.classes[:20]) + (f" and {more} more" if more > 0 else "")
+    shown = ", ".join(map(escaped, manifest.classes[:20])) + (f" and {more} more" if more > 0 else "")
     photos, accuracy = card["photos"], f"{card['accuracy']:.3f}"
     parts = [
-        f"# {card['run']}, as {form.name} in {manifest.precision}",
+        f"# {escaped(card['run'])}, as {form.name} in {manifest.precision}",
         f"Tells photos of {len(manifest.classes)} classes apart: {shown}.",
         f"- accuracy {accuracy} on {photos['test']} test photos, 95 % interval {low:.3f} to {high:.3f}\n"
-        f"- made of `{manifest.backbone.get('name', '')}` with {photos['train']} photos to learn from\n"
-        f"- exported by headstart {manifest.headstart} on {manifest.created[:10]}",
+        f"- made of {escaped(manifest.backbone.get('name', ''))} with {photos['train']} photos to learn from\n"
+        f"- exported by headstart {manifest.headstart} on {manifest.created[:10]}\n"
+        f"- under the licence of those weights, {manifest.backbone.get('licence', 'unknown')}: see `{LICENCE}`",
         "## Use it",
-        "\n".join(f"- `{name}`: {_USES.get(Path(name).suffix, 'a program')}" for name in programs)
-        + "\n- `headstart predict THIS_FOLDER PHOTOS`, without any training framework",
+        "\n".join(f"- `{name}`: {_use(text)}" for name, text in programs.items())
+        + f"\n- `headstart predict THIS_FOLDER PHOTOS` and `headstart serve THIS_FOLDER`{_FREELY.get(form.name, '')}",
         _borders(manifest),
     ]
     if manifest.parity:
@@ -75,11 +77,13 @@ def _card(manifest: Manifest, form: Format, programs: list[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_USES = {
-    ".py": "`python use.py PHOTO`",
-    ".mjs": "`node use.mjs PHOTO`",
-    ".html": "a page for browsers",
-}
+_FREELY = dict.fromkeys(("onnx", "openvino", "tflite"), ", without any training framework")
+
+
+def _use(program: str) -> str:
+    """What a program says of itself in its first line; a page has nothing there but what it is."""
+    first = program.partition("\n")[0]
+    return "a page for browsers; it says how to serve it" if first.startswith("<") else first.strip('"/ ')
 
 
 def _borders(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from headstart.answering import Answerer, Seen
 from headstart.data.dataset import Dataset
+from headstart.data.member import bytes_of
 from headstart.errors import BadExport
 from headstart.events import Event, Note, Progress
 from headstart.exporting.format import Graph, Outputs, Precision
@@ -20,6 +21,7 @@ from headstart.pipeline import Readable
 from headstart.runs import Run
 
 PHOTOS = 500  # compared at most
+FEW = 10  # fewer show little, which is said
 WHOLE_SECONDS = 120.0  # for photos at their own size; those after it are compared by their squares alone
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}  # of a probability, and of heat by its share
 # Of a distance by its share. A level of colour here and there, where Pillow rounds the other way, moves it by more.
@@ -39,12 +41,39 @@ class Asked:
     @classmethod
     def of(cls, run: Run, model: Answerer) -> Asked:
         """Of the run's validation photos, or of those of the training where it has none, a mixed few hundred."""
-        dataset = run.dataset
-        split = "validation" if len(dataset.validation) else "training"
-        photos = dataset.validation if split == "validation" else dataset.train
-        rows = np.sort(np.random.default_rng(0).permutation(len(photos))[:PHOTOS])
-        chosen = photos.with_items(photos.items[row] for row in rows)
-        return cls(photos=chosen, split=split, model=model, max_pixels=run.settings.max_pixels or PIXEL_LIMIT)
+        split, photos = chosen(run)
+        return cls(photos=photos, split=split, model=model, max_pixels=run.settings.max_pixels or PIXEL_LIMIT)
+
+
+def chosen(run: Run) -> tuple[str, Dataset]:
+    """The photos to compare by, and the split that they are from.
+
+    Raises:
+        BadExport: none of them is where it was.
+    """
+    dataset = run.dataset
+    split = "validation" if len(dataset.validation) else "training"
+    photos = dataset.validation if split == "validation" else dataset.train
+    rows = np.sort(np.random.default_rng(0).permutation(len(photos))[:PHOTOS])
+    photos = photos.with_items(photos.items[row] for row in rows)
+    if not any(map(_there, photos.files)):
+        raise _gone(split, photos, "they are not there")
+    return split, photos
+
+
+def _there(file: Readable) -> bool:
+    try:
+        bytes_of(file)
+    except OSError:
+        return False
+    return True
+
+
+def _gone(split: str, photos: Dataset, reason: str) -> BadExport:
+    return BadExport(
+        f"none of the run's {len(photos)} {split} photos can be read: {reason}",
+        fix=f"what is exported is compared by them: put them back at {str(photos.root)!r}, or a link to them there",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +89,7 @@ class Parity:
     mean: float  # over photos, of the largest of each
     agreeing: int  # photos with the same answer
     ties: int  # photos with another answer whose two best probabilities differ by less than the tolerance
-    distance: float | None  # largest difference, as a share of the distance
+    distance: float | None  # largest difference, as a share of the distance, or of the threshold where that is more
     heat: float | None  # largest difference of what all places of a square add to a logit, as a share of the largest
     accuracy: float  # of the graph on these photos
     run_accuracy: float
@@ -82,7 +111,8 @@ class Parity:
             low, high = self.lost_interval
             return (
                 f"{same}; accuracy {self.accuracy:.3f} in place of {self.run_accuracy:.3f}, "
-                f"lost {self.lost:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+                f"lost {self.lost:.3f}, 95 % interval {low:.3f} to {high:.3f}; "
+                f"probabilities differ by up to {self.largest:.2f}, by {self.mean:.3f} on average"
             )
         return f"{same}{tied}; probabilities differ by up to {self.largest:.1e} (allowed {self.tolerance:g})"
 
@@ -132,11 +162,10 @@ def compare(asked: Asked, graph: Graph, precision: Precision) -> Generator[Event
     seen = yield from asked.model.look(files)
     rows = seen.readable
     if not rows:
-        reason = next(iter(seen.failed.values()), "there is none")
-        raise BadExport(
-            f"none of the run's {len(files)} {asked.split} photos can be read: {reason}",
-            fix=f"what is exported is compared by them: put them back at {str(asked.photos.root)!r}",
-        )
+        raise _gone(asked.split, asked.photos, next(iter(seen.failed.values()), "there is none"))
+    if len(rows) < FEW or len(rows) < len(files):
+        lost = f" of {len(files)}, for the others cannot be read" if len(rows) < len(files) else ""
+        yield Note(text=f"compared by {len(rows)} {asked.split} photo{'s' if len(rows) > 1 else ''} alone{lost}")
     whole, squares, seconds = yield from _answers(asked, graph, [files[row] for row in rows])
     if len(whole) < len(rows):
         yield Note(text=f"only the first {len(whole)} of {len(rows)} photos were compared at their own size, for time")
@@ -151,7 +180,7 @@ def _answers(
     squares: list[Outputs] = []
     spent = [0.0, 0.0]
     for done, file in enumerate(files, start=1):
-        content = file.read_bytes()
+        content = bytes_of(file)
         if spent[0] < WHOLE_SECONDS:
             pixels = np.asarray(upright(content, max_pixels=asked.max_pixels))[None]
             began = time.perf_counter()
@@ -197,7 +226,7 @@ def _judged(
         mean=float(far.mean()),
         agreeing=int(agreeing.sum()),
         ties=int((~agreeing & (_margin(expected) < tolerance)).sum()) if tolerance is not None else 0,
-        distance=_apart(distances, squares, whole),
+        distance=_apart(distances, model.novelty.threshold if model.novelty is not None else 0.0, squares, whole),
         heat=_heat_apart(model, seen.logits[rows], squares),
         accuracy=float(right.mean()),
         run_accuracy=float(run_right.mean()),
@@ -219,14 +248,18 @@ def _margin(probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n"]:
     return lead
 
 
-def _apart(expected: Float[np.ndarray, "n"] | None, *answers: Sequence[Outputs]) -> float | None:
-    """The largest difference of distances as a share of what is expected."""
+def _apart(expected: Float[np.ndarray, "n"] | None, threshold: float, *answers: Sequence[Outputs]) -> float | None:
+    """The largest difference of distances as a share of what is expected, or of the threshold where that is more.
+
+    Of a photo that lies on one of the training a share of nearly nothing would be judged, and decides nothing.
+    """
     if expected is None:
         return None
     shares = [0.0]
     for outputs in answers:
         given = np.array([np.nan if each.distance is None else float(each.distance[0]) for each in outputs])
-        shares.append(float(np.max(np.abs(given / np.maximum(expected[: len(given)], 1e-12) - 1))))
+        wanted = expected[: len(given)]
+        shares.append(float(np.max(np.abs(given - wanted) / np.maximum(wanted, max(threshold, 1e-12)))))
     return float(np.max(shares))
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from PIL import Image, features
 from PIL.ExifTags import Base
 
-from headstart.modalities import jpeg
+from headstart.modalities import jpeg, tiff
 from headstart.modalities.colours import rgb
 from headstart.modalities.modality import Undecodable
 from headstart.modalities.sniff import HEAD, Format, refusal, sniff
@@ -102,16 +102,6 @@ def sized(
         return image.transpose(turn), size[::-1] if turn in _SIDEWAYS else size
 
 
-def stored_size(content: bytes) -> tuple[int, int]:
-    """Width and height of the picture as the file holds it, before it is turned upright; nothing is decoded.
-
-    Raises:
-        Undecodable: with the reason.
-    """
-    with reasons():
-        return _opened(content).size
-
-
 def _opened(content: bytes) -> Image.Image:
     """The picture by its header; nothing is decoded yet."""
     head = content[:HEAD]
@@ -122,6 +112,8 @@ def _opened(content: bytes) -> Image.Image:
     if feature and not features.check(feature):
         raise Undecodable(f"{name} is not read by this Pillow (update Pillow, or save the photo as JPEG or PNG)")
     importlib.import_module(f"PIL.{_PLUGINS[known]}")
+    if known == "TIFF":
+        tiff.quiet()
     # Not `Image.open`: it applies a limit that is global to the process, and ours is for one run.
     opener, _ = Image.OPEN[known]
     try:

@@ -51,6 +51,12 @@ def top(head: Head | LinearHead | Native, shape: Sequence[int], classes: int, *,
     return model
 
 
+def seeds_of(head: Any) -> list[keras.Variable]:
+    """What its dropout draws from; nothing, where there is no head yet."""
+    found = head.variables if head is not None else []
+    return [variable for variable in found if variable.name == "seed_generator_state"]
+
+
 def _draw(dense: Any, rng: np.random.Generator) -> None:
     """Glorot's uniform weights (2010), drawn here: each engine's own generator would start elsewhere."""
     taken, given = dense.kernel.shape

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from headstart.networks.keras_engine import Compiled, Tensor
 
-_BATCH, _WHOLE = PartitionSpec("batch"), PartitionSpec()  # type: ignore[no-untyped-call]
+_BATCH, _WHOLE = PartitionSpec("batch"), PartitionSpec()
 
 
 class JaxEngine:

@@ -165,20 +165,26 @@ _KERNELS = {"bilinear": _bilinear, "bicubic": _bicubic, "lanczos": _lanczos}
 
 def _distance(novelty: Novelty) -> keras.Model:
     """Features `[n d]` to their distance `[n]` from those of the training: what `Novelty.distance` computes."""
-    width = len(novelty.projection)
-    features = keras.Input((width,))
+    features = keras.Input((len(novelty.mean),))
     rows = features
     if novelty.normalise:
         rows = rows / ops.maximum(ops.sqrt(ops.sum(rows * rows, axis=1, keepdims=True)), 1e-12)
-    mean = keras.layers.Normalization(mean=_list(novelty.mean), variance=[1.0] * width, name=f"{NOVELTY}_mean")
     # Both sides are moved to the middle of the centres: squares of large numbers that nearly cancel lose all digits.
     middle = novelty.centres.mean(axis=0)
     around = novelty.centres - middle
-    placed = _dense(novelty.projection, -middle, f"{NOVELTY}_projection")(mean(rows))
+    if novelty.projection is None:
+        placed = _moved(novelty.mean + middle)(rows)
+    else:
+        placed = _dense(novelty.projection, -middle, f"{NOVELTY}_projection")(_moved(novelty.mean)(rows))
     products = _dense(-2 * around.T, (around**2).sum(axis=1), f"{NOVELTY}_centres")(placed)
     squares = products + ops.sum(placed * placed, axis=1, keepdims=True)
     nearest = -ops.top_k(-squares, novelty.k)[0][:, -1] if novelty.k > 1 else ops.min(squares, axis=1)
     return keras.Model(features, ops.sqrt(ops.maximum(nearest, 0.0)), name=NOVELTY)
+
+
+def _moved(mean: Float[np.ndarray, "d"]) -> Any:
+    """A layer that takes this away from each row."""
+    return keras.layers.Normalization(mean=_list(mean), variance=[1.0] * len(mean), name=f"{NOVELTY}_mean")
 
 
 def _heat(weights: Float[np.ndarray, "d k"]) -> Callable[[Any], Any]:

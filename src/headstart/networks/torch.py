@@ -24,23 +24,15 @@ from headstart.heads import Head, LinearHead, Native
 from headstart.machine import keep_freed_memory
 from headstart.modalities.spec import InputSpec
 from headstart.networks.network import INPUT, Batch, Cut, Group, Optimization, Own, StepPrecision
-from headstart.networks.rehearsal import lowest
-from headstart.networks.torch_adapters import (
-    adaptable,
-    load_merged,
-    merged,
-)
+from headstart.networks.rehearsal import rehearsed
+from headstart.networks.torch_adapters import adaptable, load_merged, merged
 from headstart.networks.torch_anatomy import Anatomy
 from headstart.networks.torch_arrays import array, copied
 from headstart.networks.torch_device import device_of, has_bf16, part
 from headstart.networks.torch_graph import GroupOf, grouped, take_apart
 from headstart.networks.torch_head import drawn, solved
 from headstart.networks.torch_heat import crossing_and_gradient, linear, means
-from headstart.networks.torch_modules import (
-    Between,
-    TransferModel,
-    forgetful,
-)
+from headstart.networks.torch_modules import Between, TransferModel, forgetful
 from headstart.networks.torch_training import Trainer, frozen
 from headstart.networks.torch_whole import Whole
 from headstart.novelty import Novelty
@@ -331,12 +323,7 @@ class TorchNetwork:
         self._check_precision(precision)
         before, trainer = self._trainer, self._prepared()
         try:
-            with trainer.undone():
-                if rates is not None:
-                    self.thaw(rates)
-                trainer.precision = precision
-                with trainer.values_kept():
-                    return lowest(lambda: self.read([self.step(batch, scale=1.0, key=0)]))
+            return rehearsed(self, trainer, batch, rates, precision)
         finally:
             self._trainer = before
 

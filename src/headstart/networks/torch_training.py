@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headstart.networks import averaging
 from headstart.networks.network import HEAD, Batch, Optimization, StepPrecision
 from headstart.networks.torch_adapters import add_adapters, is_adapter, rank_of
 from headstart.networks.torch_anatomy import Anatomy
@@ -146,8 +147,7 @@ class Trainer:
         if not self.plan.average:
             return
         self._average_steps += 1
-        # A short memory at first: a long one would hold on to the weights from before training.
-        decay = min(self.plan.average, (1 + self._average_steps) / (10 + self._average_steps))
+        decay = averaging.decay(self.plan.average, self._average_steps)
         live = [(self._average[key], p.detach()) for key, p in self._moving]
         torch._foreach_lerp_([average for average, _ in live], [p for _, p in live], 1 - decay)
 
@@ -187,14 +187,9 @@ class Trainer:
             for parameter, kept in slots.items():
                 optimizer.state[parameter] = kept
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """While open, the moving average stands in for the weights."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
+        return averaging.swapped(self._swap)
 
     def _swap(self) -> None:
         for key, parameter in self.model.named_parameters():

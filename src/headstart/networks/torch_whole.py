@@ -134,7 +134,7 @@ class Distance(nn.Module):
     """Pooled features `[n d]` to their distance `[n]` from those of the training: what `Novelty.distance` computes."""
 
     mean: Tensor
-    projection: Tensor
+    projection: Tensor | None
     middle: Tensor
     centres: Tensor
     squares: Tensor
@@ -143,7 +143,10 @@ class Distance(nn.Module):
         super().__init__()
         self.k, self.normalise = novelty.k, novelty.normalise
         self.register_buffer("mean", torch.from_numpy(novelty.mean.astype(np.float32)))
-        self.register_buffer("projection", torch.from_numpy(novelty.projection.astype(np.float32)))
+        projection = novelty.projection
+        self.register_buffer(
+            "projection", None if projection is None else torch.from_numpy(projection.astype(np.float32))
+        )
         # Moved to their own middle, as the features are: squares of large numbers that nearly cancel lose all digits.
         self.register_buffer("middle", torch.from_numpy(novelty.centres.mean(0).astype(np.float32)))
         around = novelty.centres - novelty.centres.mean(0)
@@ -154,7 +157,8 @@ class Distance(nn.Module):
         """The `k`-th smallest distance."""
         if self.normalise:
             features = features / features.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        placed = (features - self.mean) @ self.projection - self.middle
+        placed = features - self.mean
+        placed = (placed if self.projection is None else placed @ self.projection) - self.middle
         squares = (placed * placed).sum(1, keepdim=True) - 2 * placed @ self.centres.t() + self.squares
         # Of the few nearest the distance is taken again, of the differences themselves.
         found = torch.topk(squares, self.k, dim=1, largest=False).indices

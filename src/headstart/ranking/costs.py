@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from headstart.choosing import EXPECTED, trial
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
 from headstart.networks.network import Cut
 from headstart.pace import SLOWER
 from headstart.runtimes import framework
-from headstart.runtimes.runtime import Offer
+from headstart.runtimes.trial import trial
 from headstart.training import recipe
 from headstart.training.sources import Workshop, cost_of
 
@@ -21,11 +22,6 @@ def framework_seconds(shop: Workshop, cut: Cut) -> float:
     """Seconds of a picture through the frozen part by the framework in fp32, with all threads at work."""
     blank = np.zeros((TIMED, *shop.network.input_shape), np.uint8)
     return trial(framework.open(shop.network, framework.offer_of(shop.network), cut), blank).seconds
-
-
-def guessed(offer: Offer, seconds: float) -> float:
-    """Seconds of a photo by what was chosen to compute it, from those of the framework: where nothing was computed."""
-    return seconds if offer.runtime == framework.NAME else seconds / EXPECTED[offer.precision]
 
 
 def tuning_seconds(shop: Workshop, data: Dataset, cut: Cut, *, pace: float, plain: float) -> float:
@@ -39,12 +35,11 @@ def tuning_seconds(shop: Workshop, data: Dataset, cut: Cut, *, pace: float, plai
         plain: the same by the framework alone, which computes the steps.
     """
     groups = shop.network.groups
-    work = sum(group.flops for group in groups)
+    whole = sum(group.flops for group in groups)
     asked = recipe.plan(Settings(data=""), validation=recipe.FEW, groups=groups, gpu="cuda" in shop.network.engine)
     seconds = 0.0
     for stage in asked.stages:
         cost = cost_of(shop.network, stage, data, cut, class_weights=shop.class_weights)
-        steps = stage.epochs * cost.sights * cost.live
-        filling = cost.frozen * (stage.views * cost.photos + cost.judged)
-        seconds += (SLOWER * plain * steps + pace * filling) / work
+        frozen, live = pace * cost.frozen / whole, SLOWER * plain * cost.live / whole
+        seconds += replace(cost, frozen=frozen, live=live).work(stage.views)
     return seconds

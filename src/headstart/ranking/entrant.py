@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from headstart.choosing import Choices
+from headstart.choosing import Choices, expected
 from headstart.config import Settings
 from headstart.data.dataset import Dataset
 from headstart.evaluation.metrics import wilson
@@ -22,7 +22,7 @@ from headstart.modalities.loading import load_modality
 from headstart.outcome import outcome
 from headstart.probe import probe
 from headstart.ranking.candidates import Ready
-from headstart.ranking.costs import framework_seconds, guessed, tuning_seconds
+from headstart.ranking.costs import framework_seconds, tuning_seconds
 from headstart.store import Store
 from headstart.training.sources import Workshop
 from headstart.weighting import item_weights, parse
@@ -139,7 +139,7 @@ def weigh(entrant: Entrant, data: Dataset, shop: Workshop) -> Generator[Event, N
     cut = shop.network.cuts[-1]
     plain = framework_seconds(shop, cut)
     if entrant.pace is None:
-        entrant.pace = guessed((yield from shop.choose(data.train, cut)), plain)
+        entrant.pace = expected((yield from shop.choose(data.train, cut)), plain)
     with shop.network.concurrent(shop.workers):  # single pictures are slow where all threads share each
         entrant.tuning = tuning_seconds(shop, data, cut, pace=entrant.pace, plain=plain)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from headstart.report import sentences
+from headstart.printable import escaped
+from headstart.report import advice, sentences
 from headstart.report.numbers import called, cleaned, count, interval, percent, several
 
 Facts = dict[str, Any]
 # Licences by the names that hubs know, in lower case. All others are `other` with a name.
 KNOWN = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc0-1.0"}
 MOST_CLASSES = 100  # rows of the table of classes; report.json has them all
-_MARKED = re.compile(r"([\\`*_{}\[\]<>#|~&$:@!])")
 
 
 def card(facts: Facts) -> str:
@@ -21,11 +22,6 @@ def card(facts: Facts) -> str:
     facts = cleaned(facts)
     parts = [_head(facts), _about(facts), _use(facts), _data(facts), _figures(facts), _origin(facts)]
     return "\n\n".join(parts) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown leaves as it is, on one line."""
-    return _MARKED.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def _head(facts: Facts) -> str:
@@ -83,28 +79,31 @@ def _about(facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
+    uses = [*advice.uses(facts), "A wrong answer must do no harm, or be put right by somebody."]
     limits = [
-        *map(escaped, sentences.caveats(facts)),
-        "The figures hold for photos like those of the test. Photos from elsewhere, another camera, season or country "
-        "for instance, may be harder.",
-        "It always answers with one of its classes, also where a photo shows none of them"
-        + (", unless it is asked to say when it is unsure." if facts["abstention"] else "."),
+        *advice.limits(facts),
+        *sentences.caveats(facts),
         "Biases of the photos, and of those that the backbone had learnt from, are its own.",
     ]
-    lines = "\n".join(f"- {each}" for each in limits)
     return f"""## Intended use
 
-To name which of {several(facts["asked"]["classes"], "class", "classes")} a photo shows, where a wrong answer can be put
-right. It was not made to decide about people, their health or their safety.
+{escaped(advice.verdict(facts))}
 
-## Limits
+{_listed(uses)}
 
-{lines}"""
+## Not intended use, and limits
+
+{_listed(limits)}"""
+
+
+def _listed(words: Sequence[str]) -> str:
+    return "\n".join(f"- {escaped(each)}" for each in words)
 
 
 def _data(facts: Facts) -> str:
     data, photos = facts["data"], facts["data"]["photos"]
     skipped = sum(each["files"] for each in data["skipped"])
+    unused = f"; {several(skipped, 'file')} not used" if skipped else ""
     rows = [
         f"| {escaped(each['name'])} | {count(each['train'])} | {count(each['validation'])} | {count(each['test'])} |"
         for each in data["classes"][:MOST_CLASSES]
@@ -115,7 +114,7 @@ def _data(facts: Facts) -> str:
         [
             "## Data",
             "",
-            f"{several(sum(photos.values()), 'photo')}; {several(skipped, 'file')} not used. The split {how}.",
+            f"{several(sum(photos.values()), 'photo')}{unused}. The split {how}.",
             "",
             "| class | training | validation | test |",
             "|---|---:|---:|---:|",
@@ -155,7 +154,7 @@ def _origin(facts: Facts) -> str:
         f"- Backbone: {escaped(backbone['name'])}, licence {escaped(backbone.get('licence') or 'unknown')}",
         f"- Hash of its weights: `{escaped(backbone.get('weights_hash') or 'unknown')}`",
         f"- Training: {trained or 'the backbone is as it was; the head on it was solved exactly'}",
-        f"- Made with headstart {escaped(facts['run']['headstart'] or '')}",
+        *([f"- {escaped(made)}"] if (made := sentences.made(facts)) else []),
     ]
     command = facts["run"]["command"]
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))

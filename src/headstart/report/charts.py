@@ -29,7 +29,7 @@ from headstart.report.drawing import (
     frame,
     room_for,
 )
-from headstart.report.numbers import count, interval, percent, several, shown
+from headstart.report.numbers import count, interval, percent, several
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def comparison(rows: Sequence[Facts]) -> Chart:
             colour, (low, high) = (BLUE if row["main"] else MUTED), row["interval"]
             axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=7, alpha=0.3, clip_on=False)
             axes.plot([100 * row["accuracy"]], [place], "o" if row["main"] else "s", color=colour, clip_on=False)
-            axes.text(0, place - 0.27, shown(row["name"]), va="center", fontweight="bold" if row["main"] else "normal")
+            axes.text(0, place - 0.27, row["name"], va="center", fontweight="bold" if row["main"] else "normal")
             axes.text(102, place, percent(row["accuracy"]), va="center", color=INK, fontsize=FONT)
             axes.axhline(place, color=LINE, linewidth=0.8, zorder=0)
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.55), yticks=[], xticks=range(0, 101, 20))
@@ -97,7 +97,7 @@ def confusion(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Chart 
     left += 16  # for the title of the axis
     cell = min(96.0, (WIDTH - left - 6) / k)
     turned = max(map(len, names)) * LETTER > cell - 4
-    top = (left - 10 if turned else 24) + 18
+    top = (left - 10 if turned else 24) + 23
     with drawing(top + cell * k + 6) as figure:
         axes = frame(figure, left=left, right=WIDTH - left - cell * k, top=top, bottom=6)
         for truth, row in enumerate(matrix):
@@ -108,7 +108,7 @@ def confusion(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Chart 
         axes.set_xticks(range(k), names, rotation=90 if turned else 0, color=INK, parse_math=False)
         axes.set_yticks(range(k), names, color=INK, parse_math=False)
         axes.tick_params(length=0, pad=4)
-        axes.set_xlabel("answer", labelpad=4)
+        axes.set_xlabel("answer", labelpad=9)
         axes.xaxis.set_label_position("top")
         axes.set_ylabel("truth", labelpad=4)
         for spine in axes.spines.values():

@@ -52,7 +52,7 @@ def costs(run: Run) -> Costs:
         written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         forecast = Forecast.from_json(written["predicted"]) if written else None
         return _costs(forecast, written.get("actual") or {}, model_mb)
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
         raise BadRun(
             f"{str(path)!r} does not load: {problem}", fix="delete it: the report then leaves out what the run took"
         ) from problem

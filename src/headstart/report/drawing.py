@@ -151,7 +151,7 @@ def _of_page(svg: str, name: str, words: str) -> str:
             each.set("id", f"{name}-{values['id']}")
     root.attrib.clear()
     root.attrib.update({"class": "chart", "viewBox": f"0 0 {WIDTH:g} {_height(svg):g}"})
-    root.attrib.update({"role": "img", "aria-label": shown(words), "style": "stroke-linejoin: round"})
+    root.attrib.update({"role": "img", "aria-label": words, "style": "stroke-linejoin: round"})
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -6,7 +6,6 @@ docs/report.md says what each part means; `SCHEMA` counts up when a part changes
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter, defaultdict
@@ -20,16 +19,17 @@ from headstart.errors import HeadstartError
 from headstart.evaluation.evaluation import Evaluation
 from headstart.evaluation.metrics import Metrics, wilson
 from headstart.events import Accuracy, Decision, EpochEnded, Event, Note, StageEnded, StageStarted
+from headstart.report.answers import above, chosen, tested
 from headstart.report.costs import costs
 from headstart.report.label_errors import suspected
 from headstart.report.more_labels import more_labels
+from headstart.run_files import sound
 from headstart.runs import Run
 from headstart.training.recipe import Recipe
 
 SCHEMA = 1
-MISTAKES = 12  # pictures of the surest wrong answers
-CONFIDENT = 8  # and of the surest right ones
 PAIRS = 15  # of classes that are taken for each other
+LONGEST = 1 << 17  # bytes of a command: more than a system takes
 EXAMPLES = 3  # files for each reason of being skipped
 Facts = dict[str, Any]
 Result = TypeVar("Result")
@@ -38,6 +38,7 @@ Result = TypeVar("Result")
 def gather(run: Run) -> Facts:
     """Everything there is to say about a finished run, out of its files; what an older run lacks is empty."""
     dataset, evaluation, events = run.dataset, run.evaluation, run.events
+    answers, photos = tested(run), dataset.test
     test = evaluation.test
     remarks: list[str] = []
     facts = {
@@ -53,7 +54,8 @@ def gather(run: Run) -> Facts:
         "classes": _classes(test),
         "calibration": evaluation.calibration.to_json() if evaluation.calibration else None,
         "abstention": evaluation.abstention.to_json() if evaluation.abstention else None,
-        "answers": _answers(run, dataset),
+        "answers": chosen(answers),
+        "sure": above(answers, {item.path: family for item, family in zip(photos.items, photos.families, strict=True)}),
         "label_errors": _told(lambda: suspected(run), "suspected label errors", remarks),
         "more_labels": _told(lambda: more_labels(run), "accuracy with more labels", remarks),
         "costs": _told(lambda: costs(run), "time and cost", remarks),
@@ -78,14 +80,23 @@ def data_name(data: str) -> str:
 
 
 def _run(run: Run) -> Facts:
-    command = run.path / "command.txt"
-    plan = _json(run.path / "plan.json")
+    took = _json(run.path / "plan.json").get("actual")
+    seconds, ended = (took.get("seconds"), took.get("ended")) if isinstance(took, dict) else (None, None)
     return {
         "path": str(run.path.absolute()),
-        "command": command.read_text("utf-8", "surrogateescape").strip() if command.is_file() else "",
-        "seconds": (plan.get("actual") or {}).get("seconds"),
+        "command": _command(run.path),
+        "seconds": seconds if isinstance(seconds, int | float) else None,
+        "ended": ended if isinstance(ended, str) else None,
         "headstart": _json(run.path / "versions.json").get("headstart"),
     }
+
+
+def _command(folder: Path) -> str:
+    path = folder / "command.txt"
+    if not path.is_file():
+        return ""
+    with sound(folder, path.name, largest=LONGEST):
+        return path.read_text("utf-8", "surrogateescape").strip()
 
 
 def _asked(run: Run, dataset: Dataset) -> Facts:
@@ -175,35 +186,6 @@ def _classes(test: Metrics) -> list[Facts]:
     ]
 
 
-def _answers(run: Run, dataset: Dataset) -> Facts:
-    """The surest wrong answers on test photos and the surest right ones, these of all classes in turn."""
-    path = run.path / "predictions.csv"
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    answers: list[Facts] = [
-        {
-            **{name: row[name] for name in ("path", "label", "predicted")},
-            "probability": float(row["probability"]),
-            "unsure": (row.get("unsure") or "").lower() in ("true", "yes", "1"),
-        }
-        for row in rows
-    ]
-    answers.sort(key=lambda answer: (-answer["probability"], answer["path"]))
-    wrong = [answer for answer in answers if answer["label"] != answer["predicted"]]
-    right = [answer for answer in answers if answer["label"] == answer["predicted"]]
-    return {"mistakes": wrong[:MISTAKES], "wrong": len(wrong), "confident": _in_turn(right)[:CONFIDENT]}
-
-
-def _in_turn(answers: Sequence[Facts]) -> list[Facts]:
-    """The best of each class, then the second of each: else one easy class would fill the page."""
-    turns: Counter[str] = Counter()
-    placed: list[tuple[int, Facts]] = []
-    for answer in answers:
-        placed.append((turns[answer["label"]], answer))
-        turns[answer["label"]] += 1
-    return [answer for _, answer in sorted(placed, key=lambda pair: pair[0])]
-
-
 # ---- what it was made of, and how
 
 
@@ -291,4 +273,7 @@ def _plain(value: Any) -> Any:
 
 
 def _json(path: Path) -> Facts:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with sound(path.parent, path.name):
+        return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -53,24 +53,32 @@ def suspected(run: Run) -> Suspicions | None:
     kept = run.out_of_fold
     if kept is None:
         return None
-    probabilities = calibrated(kept.labels, kept.probabilities)
-    rows, expected = doubted(kept.labels, probabilities)
-    items = dict(_items(run, kept))
+    judged = answerable(kept.labels, kept.probabilities)
+    labels, items = kept.labels[judged], dict(_items(run, kept))
+    probabilities = calibrated(labels, kept.probabilities[judged])
+    rows, expected = doubted(labels, probabilities)
     found = [
         Suspicion(
             rank=rank,
-            path=items[row].path,
-            split=items[row].split,
-            label=run.classes[kept.labels[row]],
+            path=items[judged[row]].path,
+            split=items[judged[row]].split,
+            label=run.classes[labels[row]],
             suggested=run.classes[probabilities[row].argmax()],
             probability=float(probabilities[row].max()),
-            label_probability=float(probabilities[row, kept.labels[row]]),
+            label_probability=float(probabilities[row, labels[row]]),
         )
-        for rank, row in enumerate((row for row in rows.tolist() if row in items), start=1)
+        for rank, row in enumerate((row for row in rows.tolist() if judged[row] in items), start=1)
     ]
-    return Suspicions(
-        found=tuple(found), expected=expected, photos=len(kept.labels), words=_words(len(found), len(kept.labels))
-    )
+    return Suspicions(found=tuple(found), expected=expected, photos=len(labels), words=_words(len(found), len(labels)))
+
+
+def answerable(labels: Int[np.ndarray, "n"], probabilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
+    """The photos of classes that some head knew which had not seen the photo.
+
+    Of a class with a single photo (or family) none did: to doubt its label would be to doubt all that is rare.
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    return np.flatnonzero(np.bincount(labels, own, probabilities.shape[1])[labels] > 0)
 
 
 def doubted(labels: Int[np.ndarray, "n"], probabilities: Float[np.ndarray, "n k"]) -> tuple[Int[np.ndarray, "m"], int]:
@@ -121,6 +129,8 @@ def confident_joint(labels: Int[np.ndarray, "n"], probabilities: Float[np.ndarra
 
 def calibrated(labels: Int[np.ndarray, "n"], probabilities: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """The same answers at the temperature that fits the labels best: one number, so that hardly anything is learnt."""
+    if not len(labels):
+        return probabilities
     logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
     logits /= score(labels, logits).temperature
     answers: Float[np.ndarray, "n k"] = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -146,9 +156,9 @@ def _items(run: Run, kept: OutOfFold) -> Iterator[tuple[int, Item]]:
 
 def _words(found: int, photos: int) -> str:
     if not found:
-        return f"No label is doubted among {photos:,} photos that a head could judge without having learnt from them."
-    which = "1 photo looks" if found == 1 else f"{found:,} photos look"
+        return f"No label is doubted among {photos:,} photos, judged by models that had not learnt from them."
+    which = "1 looks" if found == 1 else f"{found:,} look"
     return (
-        f"{which} more like another class to a head that had not learnt from them, of {photos:,}. Some labels will"
-        " be wrong, other photos are merely hard or show both classes: look at them from the top."
+        f"Of {photos:,} photos, {which} more like another class to a model that had not learnt from them. Some"
+        " labels will be wrong, other photos are merely hard or show both classes: look at them from the top."
     )

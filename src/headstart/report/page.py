@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from headstart import amounts
-from headstart.report import charts, numbers, sentences, trust
+from headstart.report import advice, charts, numbers, sentences, trust
 from headstart.report.drawing import Chart, missing
 from headstart.report.pictures import LABEL_ERRORS, MOVED, Pictures, grouped
 
@@ -28,18 +29,20 @@ FILTERS: dict[str, Callable[..., str]] = {
     "kept": sentences.kept,
     "sure": numbers.sure,
     "milliseconds": numbers.milliseconds,
+    "day": numbers.day,
     "took": lambda seconds: numbers.NOTHING if seconds is None else amounts.duration(seconds),
 }
 CONTENTS = [
     ("accuracy", "Accuracy"),
     ("data", "Data"),
     ("training", "Training"),
-    ("classes", "Class by class"),
+    ("classes", "Classes"),
     ("trust", "Confidence"),
     ("pictures", "Mistakes"),
-    ("labels", "Doubtful labels"),
-    ("more", "More labels?"),
-    ("costs", "Time and cost"),
+    ("labels", "Labels"),
+    ("more", "More photos?"),
+    ("costs", "Cost"),
+    ("use", "Use it"),
     ("again", "Reproduce"),
 ]
 
@@ -57,6 +60,11 @@ def page(facts: Facts, pictures: Pictures) -> str:
         css=(files(__package__) / "templates" / "report.css").read_text(encoding="utf-8"),
         charts={name: chart.svg for name, chart in drawn(facts).items() if chart is not None},
         said=said(facts),
+        advice=advised(facts),
+        use=use(facts),
+        made=sentences.made(facts),
+        names=dict(CONTENTS),
+        sure=facts["sure"],
         baselines=baselines(facts),
         photos={numbers.shown(path): shown for path, shown in pictures.photos.items()},
         pictures=pictures,
@@ -101,6 +109,23 @@ def said(facts: Facts) -> dict[str, Any]:
             *(sentences.against, sentences.caveats, sentences.mistakes),
         )
     }
+
+
+def advised(facts: Facts) -> dict[str, Any]:
+    """What the first screen says of using the model, and of making it better."""
+    return {each.__name__: each(facts) for each in (advice.verdict, advice.uses, advice.limits, advice.steps)}
+
+
+def use(facts: Facts) -> list[tuple[str, str]]:
+    """What to do with the model, and the commands for it."""
+    run = shlex.quote(facts["run"]["path"])
+    return [
+        ("answer for photos", f"headstart predict {run} PHOTOS"),
+        ("try it on a page of its own", f"headstart serve {run}"),
+        ("see why it answers so", f"headstart explain {run} PHOTO"),
+        ("test it on labelled photos from elsewhere", f"headstart evaluate {run} PHOTOS"),
+        ("take it to another program or machine", f"headstart export {run} --to onnx"),
+    ]
 
 
 def baselines(facts: Facts) -> list[Facts]:

@@ -28,7 +28,7 @@ from headstart.runs import Run
 
 SIDE = 224  # pixels of the longer side of a small picture
 LARGEST = 1 << 28  # bytes of a photo: what is larger is none, or not one to make a thumbnail of
-MOVED = "it is not where it was"
+MOVED = "there is no file where the run had found one"
 TOGETHER = 8  # photos that are explained at a time
 LABEL_ERRORS = 24  # at most so many are shown, of all that are suspected
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from headstart.report.numbers import called, count, listed, of_hundred, percent, several, span_of_hundred
+from headstart.amounts import duration
+from headstart.report.numbers import called, count, day, listed, of_hundred, percent, several, span_of_hundred
 
 Facts = dict[str, Any]
 WIDE = 0.15  # a 95 % interval of more than this is worth a warning
@@ -16,6 +17,15 @@ def task(facts: Facts) -> str:
     if len(names) <= 6:
         return f"A model that tells {listed(names)} apart on photos"
     return f"A model that tells {count(len(names))} kinds of photos apart: {listed(names)}"
+
+
+def made(facts: Facts) -> str:
+    """When, with what and how long; without what an older run has not kept."""
+    run = facts["run"]
+    words = [f"on {day(run['ended'])}"] if day(run["ended"]) else []
+    words += [f"with headstart {run['headstart']}"] if run["headstart"] else []
+    words += [f"in {duration(run['seconds'])}"] if run["seconds"] is not None else []
+    return f"Made {' '.join(words)}" if words else ""
 
 
 def asked(facts: Facts) -> str:
@@ -96,8 +106,8 @@ def caveats(facts: Facts) -> list[str]:
     found = []
     if high - low > WIDE:
         found.append(
-            f"The range is wide because only {several(result['n'], 'photo')} were there to test on: "
-            "with four times as many it would be half as wide."
+            f"The range is wide because only {several(result['n'], 'photo')} {'was' if result['n'] == 1 else 'were'} "
+            "there to test on: with four times as many it would be half as wide."
         )
     if result["absent"]:
         found.append(f"There is no test photo of {listed(result['absent'])}: nothing is known of how well these go.")

@@ -51,10 +51,13 @@ def _calibrated(stored: Facts) -> str:
     words = f"A single number, the temperature of {temperature:.2f}, makes the model {how} than it would be without"
     words += f" ({stored['method']}). It changes no answer. " if stored["method"] else ". It changes no answer. "
     gap = f"from {percent(before)} to {percent(after)}"
+    chance = test["after"].get("by_chance")  # older runs do not say
+    luck = "" if chance is None else f" Of so few photos it would be about {percent(chance)} by chance alone."
     if after < before - NEAR:
-        return f"{words}On the test photos the mean gap between how sure it is and how often it is right falls {gap}."
+        gap = f"the mean gap between how sure it is and how often it is right falls {gap}"
+        return f"{words}On the test photos {gap}.{luck}"
     loss = f"its log loss goes from {test['before']['log_loss']:.3f} to {test['after']['log_loss']:.3f}"
-    return f"{words}On the test photos, which are few to tell by, the mean gap goes {gap}; {loss}."
+    return f"{words}On the test photos, which are few to tell by, the mean gap goes {gap}; {loss}.{luck}"
 
 
 def abstention(stored: Facts | None) -> str | None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from headstart.errors import DiskFull
-from headstart.places import cache_folder
+from headstart.places import cache_folder, make
 from headstart.writing import whole
 
 FOLDER = "runtimes"
@@ -41,7 +41,7 @@ def keep(model: Any, name: str) -> None:
     """Write the model down, where there is room for it: it only saves time."""
     path = _path(name)
     with suppress(OSError, RuntimeError, DiskFull):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.parent)
         text, weights = _written(model, path.parent)
         rest = [len(text).to_bytes(_LENGTH, "little"), text, weights]
         digest = hashlib.blake2b(digest_size=_DIGEST)

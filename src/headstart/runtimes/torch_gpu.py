@@ -20,7 +20,7 @@ from jaxtyping import Float, Shaped
 
 from headstart.errors import BadRuntime, DiskFull
 from headstart.networks.network import Cut, Network
-from headstart.places import cache_folder
+from headstart.places import cache_folder, make
 from headstart.runtimes.runtime import Offer, Precision, Runner, Sample
 from headstart.writing import write_text
 
@@ -130,7 +130,7 @@ def chunk_of(network: Network) -> int:
     if key not in known:
         known[key] = doubled(partial(rate, network), CHUNK, LARGEST)
         with contextlib.suppress(OSError, DiskFull):  # measured again, then
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make(path.parent)
             write_text(path, json.dumps(known))
     return known[key]
 

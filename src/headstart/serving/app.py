@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from headstart.modalities.heat import Kind
 from headstart.registry import closest
 from headstart.serving import answers, pages
 from headstart.serving.batching import Crew
@@ -25,14 +22,14 @@ from headstart.serving.description import (
     described,
     responses,
 )
+from headstart.serving.desk import Desk
 from headstart.serving.gate import Gate, Phase, Tell
 from headstart.serving.limits import Limits
 from headstart.serving.metrics import CONTENT_TYPE, Figures
 from headstart.serving.refusals import JSON, Refusal, busy
-from headstart.serving.replies import Asked, Heat, Reply
 from headstart.serving.security import OPEN, Access
-from headstart.serving.swapping import Model, Shelf
-from headstart.serving.uploads import Gone, Intake, Upload
+from headstart.serving.swapping import Shelf
+from headstart.serving.uploads import Gone
 
 CLIENT_GONE = 499  # as other servers count it
 TOP = 5  # classes in an answer, where nothing else is asked for
@@ -46,9 +43,12 @@ def application(
     *, shelf: Shelf, crew: Crew, access: Access, limits: Limits, figures: Figures, phase: Phase, tell: Tell
 ) -> Gate:
     """The service as an ASGI application."""
-    # Its own pages of the description would load scripts from elsewhere.
-    app = FastAPI(title=TITLE, description=DESCRIPTION, version=VERSION, docs_url=None, redoc_url=None)
-    _add_questions(app, _Desk(shelf, crew, limits))
+    # Its own pages of the description would load scripts from elsewhere; and who puts a slash too many would be sent on
+    # to http://, with the token, also where a proxy in front of the service speaks HTTPS.
+    app = FastAPI(
+        title=TITLE, description=DESCRIPTION, version=VERSION, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    _add_questions(app, Desk(shelf, crew, limits))
     _add_state(app, shelf, limits, figures, phase)
     shown = _add_pages(app)
     app.openapi = lambda: described(app)  # type: ignore[method-assign]
@@ -69,66 +69,7 @@ def application(
     )
 
 
-class _Desk:
-    """Takes photos in and waits for what the crew says of them."""
-
-    def __init__(self, shelf: Shelf, crew: Crew, limits: Limits) -> None:
-        self._shelf, self._crew, self._limits = shelf, crew, limits
-        self._intake = Intake(limits)
-
-    async def predict(self, request: Request, top_k: int) -> bytes:
-        """The answer's JSON."""
-        until = self._until()
-        with self._intake.open() as body:
-            uploads = await body.uploads(request.headers, request.receive, until)
-            model = self._shelf.current
-            asked = Asked([upload.content for upload in uploads], model)
-            replies = await self._answer(asked, request, until)
-            return answers.answered(uploads, replies, model, top_k)
-
-    async def explain(self, request: Request, label: str | None, drawn: Kind | None) -> tuple[Model, Upload, Reply]:
-        """What was asked, and the answer."""
-        until = self._until()
-        with self._intake.open() as body:
-            uploads = await body.uploads(request.headers, request.receive, until)
-            if len(uploads) != 1:
-                raise Refusal(422, f"there are {len(uploads)} photos in the request", "send one at a time")
-            model = self._shelf.current
-            wish = Heat(None if label is None else _class(model, label), drawn)
-            asked = Asked([uploads[0].content], model, wish)
-            (reply,) = await self._answer(asked, request, until)
-            return model, uploads[0], reply
-
-    def _until(self) -> float:
-        return asyncio.get_running_loop().time() + self._limits.seconds
-
-    async def _answer(self, asked: Asked, request: Request, until: float) -> Sequence[Reply]:
-        """The replies, unless the client leaves or the time is over before; then nothing more is done for it."""
-        answer = asyncio.ensure_future(self._crew.answer(asked))
-        left = asyncio.ensure_future(_disconnected(request))
-        seconds = until - asyncio.get_running_loop().time()
-        try:
-            await asyncio.wait({answer, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            if left.done():
-                raise Gone
-            raise Refusal(
-                504,
-                f"there was no answer within {self._limits.seconds:g} s",
-                "send fewer photos at a time, or ask later",
-            )
-        finally:
-            answer.cancel()
-            left.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _add_questions(app: FastAPI, desk: _Desk) -> None:
+def _add_questions(app: FastAPI, desk: Desk) -> None:
     @app.post(
         "/predict",
         summary="Name what photos show",
@@ -227,7 +168,7 @@ async def _refused(request: Request, problem: Exception) -> Response:
     if isinstance(problem, RequestValidationError):
         problem = _bad_parameter(problem)
     elif isinstance(problem, HTTPException):
-        problem = _strange(problem)
+        problem = _strange(problem, request)
     assert isinstance(problem, Refusal)
     return Response(problem.body(), problem.status, dict(problem.headers), JSON)
 
@@ -249,21 +190,13 @@ def _bad_parameter(problem: RequestValidationError) -> Refusal:
     return Refusal(422, f"{name} is not usable: {first['msg'].lower()}", "see /docs")
 
 
-def _strange(problem: HTTPException) -> Refusal:
+def _strange(problem: HTTPException, request: Request) -> Refusal:
     headers = {name.lower(): value for name, value in (problem.headers or {}).items()}
     if problem.status_code == 404:
-        return Refusal(404, "there is nothing here", "see /docs", headers)
+        paths = [str(getattr(route, "path", "")) for route in request.app.routes]
+        return Refusal(404, "there is nothing here", closest(request.scope["path"][:80], paths) or "see /docs", headers)
     if problem.status_code == 405:
+        if headers.get("allow") == "GET":
+            headers["allow"] = "GET, HEAD"  # see the gate
         return Refusal(405, "this path does not take this method", f"use {headers.get('allow', 'another')}", headers)
     return Refusal(problem.status_code, "the request cannot be used", "see /docs", headers)
-
-
-def _class(model: Model, label: str) -> int:
-    classes = model.manifest.classes
-    if label not in classes:
-        hint = (
-            closest(label, list(classes))
-            or f"the model knows {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
-        )
-        raise Refusal(422, "the model has no such class", hint)
-    return classes.index(label)

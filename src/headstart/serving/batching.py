@@ -25,6 +25,7 @@ from headstart.serving.replies import Asked, Reply, Unanswered, answers, explain
 
 _SMOOTH = 0.05  # weight of the newest photo in the average of what one takes
 FAILED = "the model failed on this photo"
+_WAY_OUT = " (see --max-pixels)"  # from too large a photo, for the command line; who asks over HTTP has none
 Tell = Callable[[str], None]
 
 
@@ -174,7 +175,7 @@ class Crew:
         try:
             photo.picture = asked.model.decode(asked.contents[photo.place])
         except Undecodable as problem:
-            self._end(photo, Unanswered(str(problem)), "unreadable")
+            self._end(photo, Unanswered(str(problem).removesuffix(_WAY_OUT)), "unreadable")
             return
         except Exception:  # noqa: BLE001  whatever a library does with one photo, the others are answered
             self._tell(f"a photo could not be decoded:\n{traceback.format_exc()}")

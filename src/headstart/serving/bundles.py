@@ -10,7 +10,7 @@ from pathlib import Path
 from headstart.errors import BadBundle, BadServer
 from headstart.events import Event, Note
 from headstart.exporting.bundle import MANIFEST, Bundle, is_bundle
-from headstart.places import cache_folder
+from headstart.places import cache_folder, make
 
 FORMAT = "openvino"
 FOLDER = "served"
@@ -44,7 +44,7 @@ def bundle_of(path: Path) -> Generator[Event, None, Path]:
     from headstart.exporting.exporting import export
 
     yield Note(text=f"exporting the run to {FORMAT} first, into {kept}; the next start will find it there")
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    make(kept.parent)
     yield from export(path, to=FORMAT, out=kept, precision="fp32")
     return kept
 

@@ -20,6 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 Inside = Callable[[Message, Receive, Send], Awaitable[None]]
 Tell = Callable[[str], None]
 
+METHODS = "GET, HEAD, POST"
 _SWALLOWED = 64_000_000  # bytes of a refused body that are still taken, so that the client comes to read the refusal
 _SWALLOWING = 2.0  # seconds of the same
 _OTHER = "other"  # route of all paths that there are not: strangers must not make up labels
@@ -84,9 +85,12 @@ class Gate:
         try:
             opened = scope["path"] in self._opened
             self._access.check(scope["method"], scope["path"], talk.headers, opened=opened)
+            talk.check()
             if scope["method"] == "OPTIONS" and self._preflight(talk):
-                await talk.answer(204, {"allow": "GET, POST"}, b"")
+                await talk.answer(204, {"allow": METHODS}, b"")
                 return
+            if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+                scope = {**scope, "method": "GET"}
             await self._inside(scope, talk.receive, talk.send)
         except Refusal as refusal:
             await talk.refuse(refusal)
@@ -105,7 +109,7 @@ class Gate:
             headers["vary"] = "origin"
         if origin in self._access.origins:
             headers["access-control-allow-origin"] = origin
-            headers["access-control-allow-methods"] = "GET, POST"
+            headers["access-control-allow-methods"] = METHODS
             headers["access-control-allow-headers"] = "authorization, content-type"
         return headers
 
@@ -125,6 +129,15 @@ class _Talk:
         self._receive, self._send, self._added, self._phase = receive, send, added, phase
         self._whole = b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
         self._over = False
+
+    def check(self) -> None:
+        """Refuse a body with two lengths.
+
+        Raises:
+            Refusal: a proxy in front of the service could believe the other, and take a part of it for a request.
+        """
+        if b"transfer-encoding" in self.headers and b"content-length" in self.headers:
+            raise Refusal(400, "the request's body has two lengths", "send Content-Length or Transfer-Encoding")
 
     async def receive(self) -> Message:
         message = await self._receive()

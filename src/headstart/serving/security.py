@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from headstart.errors import BadServer
@@ -46,7 +47,7 @@ class Access:
         Raises:
             BadServer: others can reach the address and there is no token, or the token cannot be one.
         """
-        token = token if token is not None else environment.get("HEADSTART_TOKEN") or None
+        token = token if token is not None else _given(environment)
         if token is not None:
             _check_token(token)
         elif not is_loopback(host):
@@ -125,6 +126,21 @@ def urlsplit_host(origin: str) -> str:
         return urlsplit(origin).netloc
     except ValueError:
         return ""
+
+
+def _given(environment: Mapping[str, str]) -> str | None:
+    """The token of the environment, or of the file that it names, as orchestrators hand secrets over."""
+    file = environment.get("HEADSTART_TOKEN_FILE")
+    if environment.get("HEADSTART_TOKEN") or not file:
+        return environment.get("HEADSTART_TOKEN") or None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is not text"
+        raise BadServer(
+            f"the token cannot be read from {file!r}: {reason}",
+            fix="let HEADSTART_TOKEN_FILE name a file that holds it",
+        ) from None
 
 
 def _check_token(token: str) -> None:

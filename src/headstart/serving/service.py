@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from headstart.errors import BadServer
 from headstart.events import Event, Note
-from headstart.machine import cores
+from headstart.machine import cores, return_freed_memory
 from headstart.serving.limits import Limits
 from headstart.serving.swapping import Shelf
 
@@ -55,6 +55,7 @@ def serve(
     limits = Limits.of(os.environ)
     with closing(listening(host, port)) as bound:  # before anything that takes long: a port in use is known at once
         bundle = yield from bundle_of(path)
+        return_freed_memory()  # after a run was exported, which keeps it
         shelf = Shelf(bundle, most_pixels=limits.pixels, batch=limits.batch)
         yield from serving(shelf, bound, access=access, limits=limits, workers=workers)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from headstart.data.dataset import Dataset, Item
+from headstart.data.member import bytes_of
 from headstart.errors import BadData
 from headstart.features import Features
 from headstart.modalities.modality import Modality, Undecodable
@@ -187,7 +188,7 @@ class PhotoBatches:
 
     def _picture(self, item: Item, epoch: int) -> UInt8[np.ndarray, "h w c"]:
         try:
-            content = self.dataset.file(item.path).read_bytes()
+            content = bytes_of(self.dataset.file(item.path))
             if not self.augment:
                 return self.modality.decode(content, self.spec, reduced=True)
             # Seeded by the photo, not by its place in the batch: a photo's views do not depend on its neighbours.

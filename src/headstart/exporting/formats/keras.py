@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.backbones.keras_architecture import brief
 from headstart.errors import BadBundle, BadExport
 from headstart.exporting.format import Outputs
-from headstart.exporting.formats import keras_archive
+from headstart.exporting.formats import keras_archive, keras_refusals
 from headstart.exporting.snippets import python
 from headstart.networks import keras_backend
 
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
 
 FILE = "model.keras"
 SQUARE = "square"  # the layer that brings photos to the square that the network takes
-NO_GRAPH = "a PyTorch network has no Keras graph; export it to onnx or openvino"
 _PRECISIONS: dict[str, str] = {
     "fp16": "Keras computes in the type of its weights, and halves are slow on processors; take tflite or openvino",
     "int8": "Keras quantises dense layers and not convolutions; take openvino or onnx",
 }
-_DO_NOT = "do not use it, or export it again"
 
 
 class KerasFormat:
@@ -44,7 +43,7 @@ class KerasFormat:
 
     def refusal(self, engine: Engine, precision: Precision) -> str | None:
         """Networks of PyTorch are refused, and fewer bits."""
-        return NO_GRAPH if engine == "torch" else _PRECISIONS.get(precision)
+        return keras_refusals.NO_GRAPH if engine == "torch" else _PRECISIONS.get(precision)
 
     def check_installed(self, engine: Engine, precision: Precision) -> None:
         """Nothing: a run of Keras cannot be opened without it."""
@@ -57,7 +56,7 @@ class KerasFormat:
             write(whole.model, folder / FILE, whole.manifest.classes)
         except (ValueError, TypeError, NotImplementedError) as problem:
             raise BadExport(
-                f"this network cannot be written as a Keras file: {first_line(problem)}",
+                f"this network cannot be written as a Keras file: {brief(problem)}",
                 fix="export it to another format, see docs/formats.md",
             ) from problem
 
@@ -115,7 +114,7 @@ def _loaded(path: Path) -> Any:
             return keras.models.load_model(path, compile=False, safe_mode=True)
     # Keras raises nearly every built-in error for a file that is not as it should be.
     except Exception as problem:
-        raise BadBundle(f"graph {str(path)!r} does not load in Keras: {first_line(problem)}", fix=_DO_NOT) from problem
+        raise keras_refusals.unloadable(path, "Keras", problem) from problem
 
 
 class _Graph:
@@ -130,7 +129,7 @@ class _Graph:
         import keras
 
         if not _as_told(model, manifest):
-            raise BadBundle(f"graph {str(path)!r} is not the one that its manifest describes", fix=_DO_NOT)
+            raise keras_refusals.another(path)
         self._manifest = manifest
         self._squaring = model.get_layer(SQUARE)
         self._answering = keras.Model(self._squaring._inbound_nodes[-1].outputs[0], model.output)
@@ -161,8 +160,3 @@ def _as_told(model: Any, manifest: Manifest) -> bool:
     given, names = getattr(model, "output", None), [layer.name for layer in getattr(model, "layers", ())]
     outputs = isinstance(given, dict) and set(given) == set(manifest.outputs)
     return taken == [(None, None, None, 3)] and outputs and SQUARE in names
-
-
-def first_line(problem: Exception) -> str:
-    """The first line of what a library says about a problem."""
-    return next(iter(str(problem).splitlines()), type(problem).__name__)[:200].rstrip(".:")

@@ -8,16 +8,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.keras_architecture import code_in, described
+from headstart.backbones import swelling
+from headstart.backbones.keras_architecture import code_in, described, more_than_computing, own
 from headstart.errors import BadBundle
 
 WEIGHTS = "model.weights.h5"
 MEMBERS = frozenset({"config.json", "metadata.json", "classes.json", WEIGHTS})
 LARGEST_TEXT = 64 << 20  # bytes of a description; those of the largest networks take a few millions
-SHRUNK = 100  # times that a member may grow when it is unpacked: weights hardly shrink, descriptions tenfold
-# Layers that read a file of words which their description names.
-READERS = ("StringLookup", "IntegerLookup", "TextVectorization", "HashedCrossing")
-OURS = ("keras", "builtins", "keras_hub")  # packages that a description may name classes and functions of
 _DO_NOT = "do not use it, or export it again"
 
 
@@ -30,6 +27,7 @@ def check(path: Path) -> None:
     what = f"graph {str(path)!r}"
     try:
         with zipfile.ZipFile(path) as archive:
+            swelling.check(archive)
             _check_members(archive, what)
             config = json.loads(archive.read("config.json"))
             weights = io.BytesIO(archive.read(WEIGHTS))
@@ -54,8 +52,7 @@ def _check_members(archive: zipfile.ZipFile, what: str) -> None:
     if strange:
         raise BadBundle(f"{what} holds a file that no exported model has: {strange[0]!r}", fix=_DO_NOT)
     for member in members:
-        longest = LARGEST_TEXT if member.filename != WEIGHTS else member.file_size
-        if member.file_size > min(longest, SHRUNK * member.compress_size + (1 << 20)):
+        if member.filename != WEIGHTS and member.file_size > LARGEST_TEXT:
             raise BadBundle(f"{what} unpacks to more than any model: {member.filename!r}", fix=_DO_NOT)
 
 
@@ -63,12 +60,13 @@ def _check_description(config: Any, what: str) -> None:
     code = code_in(config)
     if code is not None:
         raise BadBundle(f"{what} holds a {code} layer, that is code, which could do anything", fix="do not use it")
+    more = more_than_computing(config)
+    if more is not None:
+        raise BadBundle(f"{what} names {more}, which may do more than compute", fix="do not use it")
     for part in described(config):
-        name, module = str(part["class_name"]), str(part.get("module", "keras") or "builtins")
-        if name in READERS:
-            raise BadBundle(f"{what} holds a {name} layer, which may read other files", fix="do not use it")
-        if module.partition(".")[0] not in OURS:
-            raise BadBundle(f"{what} needs {module}.{name}, which is not Keras's own", fix="do not use it")
+        if part.get("module", "keras") is not None and not own(part, also="keras_hub"):
+            strange = f"{part['module']}.{part['class_name']}"
+            raise BadBundle(f"{what} needs {strange}, which is not Keras's own", fix="do not use it")
 
 
 def _check_weights(content: io.BytesIO, what: str) -> None:
@@ -88,8 +86,10 @@ def _check_weights(content: io.BytesIO, what: str) -> None:
                 link, item = group.get(name, getlink=True), None
                 if isinstance(link, h5py.HardLink):
                     item = group[name]
-                outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-                if item is None or outside:
+                values = isinstance(item, h5py.Dataset)
+                if item is None or (values and (item.external or item.is_virtual)):
                     raise BadBundle(f"{what} wants to read other files", fix="do not use it")
+                if values and item.nbytes > swelling.SHRUNK * item.id.get_storage_size() + swelling.SMALL:
+                    raise BadBundle(f"{what} unpacks to more than any model: {name!r}", fix=_DO_NOT)
                 if isinstance(item, h5py.Group):
                     waiting.append(item)

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BadExport
 from headstart.networks.keras_backend import Engine
+
+if TYPE_CHECKING:
+    from headstart.exporting.format import Whole
+
+
+def check_tensorflow(to: str) -> None:
+    """Refuse where TensorFlow is missing, which writes this format.
+
+    Raises:
+        BadExport: with the way to install it.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise BadExport(
+            f"to export to {to}, TensorFlow must be installed",
+            fix='pip install "headstart[tensorflow]", or take another format',
+        )
+
+
+def call_with(whole: Whole, function: Callable[..., None], *arguments: str, what: str) -> None:
+    """Call a function with the path of the model's `.keras` file and these arguments, where Keras has TensorFlow.
+
+    In a process of its own also where TensorFlow runs already: its converters write to the terminal.
+
+    Raises:
+        BadExport: it failed.
+    """
+    from headstart.networks.keras_native import write
+
+    with TemporaryDirectory(prefix="headstart-") as folder:
+        path = Path(folder) / "whole.keras"
+        write(whole.model, path, whole.manifest.classes)
+        call(function, str(path), *arguments, engine="tensorflow", what=what)
 
 
 def call(function: Callable[..., None], *arguments: str, engine: Engine | str, what: str) -> None:

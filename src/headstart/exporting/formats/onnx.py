@@ -67,7 +67,7 @@ class OnnxFormat:
         if importlib.util.find_spec("onnxruntime") is not None:
             return _Graph(path, bundle.manifest)
         if importlib.util.find_spec("openvino") is not None:
-            from headstart.exporting.formats.openvino import open_by_openvino
+            from headstart.exporting.formats.openvino_graph import open_by_openvino
 
             return open_by_openvino(path, bundle.manifest)
         raise BadBundle("to run an onnx bundle, onnxruntime must be installed", fix=_EXTRA)

@@ -37,25 +37,27 @@ def mark(model: Any, manifest: Manifest) -> None:
             return
 
 
-def cut(model: Any) -> Any | None:
-    """The part behind the square, `uint8 [n size size 3]` in; None where no square has the name. Uses the model up."""
+def found(model: Any) -> list[Any]:
+    """The output that has the name, if there is one."""
+    outputs = (output for node in model.get_ordered_ops() for output in node.outputs())
+    return [output for output in outputs if NAME in output.get_tensor().get_names()]
+
+
+def cut(model: Any, n: int) -> Any:
+    """The part behind the square, `uint8 [n size size 3]` in; with any number of them where n is -1. Uses the model up.
+
+    It must have been `found`.
+    """
     ov = library()
-    squares = [
-        output
-        for node in model.get_ordered_ops()
-        for output in node.outputs()
-        if NAME in output.get_tensor().get_names()
-    ]
-    if not squares:
-        return None
-    shape = squares[0].get_partial_shape()
+    [square, *_] = found(model)
+    shape = square.get_partial_shape()
     first = shape[1].get_length() == 3  # channels
     size = shape[2].get_length()
-    pictures = ov.opset13.parameter([-1, size, size, 3], ov.Type.u8, name=NAME)
+    pictures = ov.opset13.parameter([n, size, size, 3], ov.Type.u8, name=NAME)
     inside = ov.opset13.convert(pictures, "f32")
     if first:
         inside = ov.opset13.transpose(inside, np.array([0, 3, 1, 2]))
-    for user in squares[0].get_target_inputs():
+    for user in square.get_target_inputs():
         user.replace_source_output(inside.output(0))
     for user in model.input().get_target_inputs():
         if user.get_node().get_type_name() == _SHAPE:  # the number of photos is that of squares
@@ -65,7 +67,7 @@ def cut(model: Any) -> Any | None:
 
 def before(model: Any) -> list[str]:
     """The names of the nodes that bring photos to the square; all must keep their precision."""
-    squares = [node for node in model.get_ordered_ops() if NAME in _names(node)]
+    squares = [output.get_node() for output in found(model)]
     return sorted({node.get_friendly_name() for node in ancestors(squares)})
 
 
@@ -79,10 +81,6 @@ def ancestors(nodes: list[Any]) -> list[Any]:
             seen[node.get_name()] = node
             waiting += [value.get_source_output().get_node() for value in node.inputs()]
     return list(seen.values())
-
-
-def _names(node: Any) -> set[str]:
-    return {name for output in node.outputs() for name in output.get_tensor().get_names()}
 
 
 def _is_picture(node: Any, size: int) -> bool:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 from headstart.errors import BadExport
 from headstart.exporting.format import named
 from headstart.exporting.formats import openvino_square as square
-from headstart.exporting.formats.openvino import last_line
+from headstart.exporting.formats.openvino_graph import last_line
 from headstart.runtimes.openvino_conversion import library
 
 if TYPE_CHECKING:
     from headstart.exporting.format import Whole
 
 CALIBRATED = 128  # photos that eight bits are fitted to
+# Channels, in or out, of layers that stay in full precision: what passes between few channels has few bits to say it
+# with, and these layers hold hardly any of the weights.
+NARROW = 16
 FEWEST = 8  # the ranges of activations that fewer show are those of these photos
 
 
@@ -99,8 +102,8 @@ def _sources(model: Any) -> list[Any]:
 def quantised(model: Any, whole: Whole) -> Any:
     """The backbone in eight bits, its ranges those of the run's photos.
 
-    The way to the square stays as it is, and so do the first layer, the depthwise ones, the head, and what tells how
-    far a photo is from those of the training.
+    The way to the square stays as it is, and so do the first layer, the depthwise and the narrow ones, the head, and
+    what tells how far a photo is from those of the training.
 
     Raises:
         BadExport: there are too few photos, or NNCF cannot quantise it.
@@ -113,7 +116,7 @@ def quantised(model: Any, whole: Whole) -> Any:
             f"eight bits need at least {FEWEST} photos to be fitted to, and {len(photos)} can be read",
             fix="export it with --precision fp16",
         )
-    ignored = {*square.before(model), *openvino_int8.delicate(model), *_answering(model)}
+    ignored = {*square.before(model), *openvino_int8.delicate(model), *_narrow(model), *_answering(model)}
     try:
         return openvino_int8.fitted(model, photos, ignored)
     # A quantiser meets what others wrote: nearly every built-in error comes out of it.
@@ -121,6 +124,12 @@ def quantised(model: Any, whole: Whole) -> Any:
         raise BadExport(
             f"this model cannot be brought to eight bits ({last_line(problem)})", fix="export it with --precision fp16"
         ) from problem
+
+
+def _narrow(model: Any) -> list[str]:
+    """The convolutions that take or give few channels: their weights are `[out in h w]`."""
+    layers = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    return [node.get_friendly_name() for node in layers if min(list(node.input(1).get_shape())[:2]) <= NARROW]
 
 
 def _answering(model: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _SIZES = {1: 8, 5: 4}  # bytes of the fixed kinds of number
+_LARGEST = (1 << 29) - 1  # number of a field
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -18,6 +19,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < len(message):
         key, place = _varint(message, place)
         number, wire = key >> 3, key & 7
+        if not 0 < number <= _LARGEST:  # some readers cut it to 32 bits, and would see another field than we do
+            raise ValueError("a field with a number that none can have")
         if wire == 0:
             value, place = _varint(message, place)
             yield number, value
@@ -45,3 +48,16 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a number without end")
+
+
+def merged(message: memoryview, wanted: int) -> memoryview:
+    """The message that lies in this field. Where it comes several times, every reader takes all of them together.
+
+    Raises:
+        ValueError: the bytes are no message, or there is a number in the field.
+        IndexError: they end too early.
+    """
+    parts = [content for number, content in fields(message) if number == wanted]
+    if any(isinstance(part, int) for part in parts):
+        raise ValueError("a number in place of a message")
+    return memoryview(b"".join(part for part in parts if not isinstance(part, int)))

@@ -6,15 +6,13 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.errors import BadBundle, BadExport
+from headstart.errors import BadBundle
 from headstart.exporting.format import Outputs, on_canvas
-from headstart.exporting.formats import keras_process, saved_model_file
-from headstart.exporting.formats.keras import first_line
+from headstart.exporting.formats import keras_process, keras_refusals, saved_model_file
 from headstart.exporting.snippets import python
 from headstart.machine import cores
 
@@ -26,12 +24,10 @@ if TYPE_CHECKING:
 
 FOLDER = "saved_model"
 SIGNATURE = "serving_default"
-EXTRA = 'pip install "headstart[tensorflow]"'
 _PRECISIONS: dict[str, str] = {
     "fp16": "TensorFlow computes in the type of the weights, and halves are slow on processors; take tflite",
     "int8": "TensorFlow runs SavedModels in floats; take tflite, openvino or onnx",
 }
-_DO_NOT = "do not use it, or export it again"
 
 
 class SavedModelFormat:
@@ -43,17 +39,16 @@ class SavedModelFormat:
 
     def refusal(self, engine: Engine, precision: Precision) -> str | None:
         """Networks of PyTorch are refused, and fewer bits."""
-        if engine == "torch":
-            return "a PyTorch network has no TensorFlow graph; export it to onnx or openvino"
-        return _PRECISIONS.get(precision)
+        return keras_refusals.NO_GRAPH if engine == "torch" else _PRECISIONS.get(precision)
 
     def check_installed(self, engine: Engine, precision: Precision) -> None:
         """TensorFlow, also for what JAX has trained; see `Format.check_installed`."""
-        check_tensorflow()
+        keras_process.check_tensorflow(self.name)
 
     def write(self, whole: Whole, folder: Path, precision: Precision) -> None:
         """Let Keras on TensorFlow write it, in a process of its own; see `Format.write`."""
-        with_tensorflow(whole, write, str(folder / FOLDER), what="this network cannot be written as a SavedModel")
+        what = "this network cannot be written as a SavedModel"
+        keras_process.call_with(whole, write, str(folder / FOLDER), what=what)
 
     def open(self, bundle: Bundle) -> Graph:
         """The graph in OpenVINO, or in TensorFlow where that alone is installed; see `Format.open`."""
@@ -62,7 +57,7 @@ class SavedModelFormat:
             bundle.file(f"{FOLDER}/{name}")
         saved_model_file.check(folder)
         if importlib.util.find_spec("openvino") is not None:
-            from headstart.exporting.formats.openvino import open_by_openvino
+            from headstart.exporting.formats.openvino_graph import open_by_openvino
 
             return open_by_openvino(folder, bundle.manifest)
         if importlib.util.find_spec("tensorflow") is not None:
@@ -84,33 +79,6 @@ class SavedModelFormat:
 
 
 FORMAT: Format = SavedModelFormat()
-
-
-def check_tensorflow() -> None:
-    """Refuse where TensorFlow is missing.
-
-    Raises:
-        BadExport: with the way to install it.
-    """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise BadExport(f"to export to {FOLDER} or tflite, TensorFlow must be installed", fix=EXTRA)
-
-
-def with_tensorflow(whole: Whole, function: Any, *arguments: str, what: str) -> None:
-    """Call a function with the path of the model's `.keras` file and these arguments, where Keras has TensorFlow.
-
-    In a process of its own also where TensorFlow runs already: its converters write to the terminal.
-
-    Raises:
-        BadExport: TensorFlow is missing, or the function failed.
-    """
-    from headstart.networks.keras_native import write as write_keras
-
-    check_tensorflow()
-    with TemporaryDirectory(prefix="headstart-") as folder:
-        path = Path(folder) / "whole.keras"
-        write_keras(whole.model, path, whole.manifest.classes)
-        keras_process.call(function, str(path), *arguments, engine="tensorflow", what=what)
 
 
 def write(path: str, folder: str) -> None:
@@ -146,10 +114,9 @@ class TensorFlowGraph:
             given = set(self._signature.structured_outputs)
         # TensorFlow raises nearly every built-in error for a folder that is not as it should be.
         except Exception as problem:
-            said = first_line(problem)
-            raise BadBundle(f"graph {str(folder)!r} does not load in TensorFlow: {said}", fix=_DO_NOT) from problem
+            raise keras_refusals.unloadable(folder, "TensorFlow", problem) from problem
         if set(taken) != {"pixels"} or not set(manifest.outputs) <= given:
-            raise BadBundle(f"graph {str(folder)!r} is not the one that its manifest describes", fix=_DO_NOT)
+            raise keras_refusals.another(folder)
 
     def photos(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Outputs:
         """Answers for photos of any one size."""

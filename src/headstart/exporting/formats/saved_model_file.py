@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.errors import BadBundle
-from headstart.exporting.formats.protobuf import fields
+from headstart.exporting.formats.protobuf import fields, merged
 
 FILE = "saved_model.pb"
 FILES = (FILE, "variables/variables.index", "variables/variables.data-00000-of-00001")
@@ -39,6 +39,7 @@ COMPUTING = frozenset(_COMPUTE.split())
 SAVING = frozenset(
     ("MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename", "StaticRegexFullMatch", "StringJoin")
 )
+_GRAPH, _OBJECTS = 2, 7  # fields of a graph with all that belongs to it
 _ASSET, _RESOURCE, _SAVER = 5, 10, 11  # kinds of objects that are made, or weights restored, by functions of the file
 _DO_NOT = "do not use it, or export it again"
 
@@ -73,8 +74,8 @@ def check(folder: Path) -> None:
             _check_graph(_bytes(meta), what)
     except (OSError, ValueError, IndexError) as problem:
         raise BadBundle(f"{what} is no SavedModel, or damaged", fix=_DO_NOT) from problem
-    if not graphs:
-        raise BadBundle(f"{what} is empty", fix=_DO_NOT)
+    if len(graphs) != 1:
+        raise BadBundle(f"{what} holds {len(graphs)} graphs, where an exported model has one", fix=_DO_NOT)
 
 
 def _files(folder: Path) -> list[str]:
@@ -84,8 +85,13 @@ def _files(folder: Path) -> list[str]:
 
 
 def _check_graph(meta: memoryview, what: str) -> None:
-    parts = {number: _bytes(part) for number, part in fields(meta) if number in (2, 7)}
-    nodes, functions = _program(parts.get(2, memoryview(b"")))
+    graph, listed = merged(meta, _GRAPH), merged(meta, _OBJECTS)
+    if not listed:
+        # TensorFlow then takes it for one of an older kind, and runs whatever operations it names to be run at first.
+        raise BadBundle(f"{what} is of an older kind than any exported model", fix=_DO_NOT)
+    nodes, functions = _program(graph)
+    if functions.keys() & (COMPUTING | SAVING):
+        raise BadBundle(f"{what} calls a function of its own like an operation", fix="do not use it")
     for node in (*nodes, *(node for body in functions.values() for node in body)):
         if node.op not in COMPUTING | SAVING:
             raise BadBundle(f"{what} does more than compute: it holds the operation {node.op!r}", fix="do not use it")
@@ -93,14 +99,11 @@ def _check_graph(meta: memoryview, what: str) -> None:
     callers = [node.name for node in nodes if node.calls & saving or node.op in SAVING]
     used = {name.partition(":")[0].lstrip("^") for node in nodes for name in node.inputs} | set(_answers(meta))
     inside = any(node.calls & saving for body in functions.values() for node in body)
-    if inside or used & set(callers):
+    # What is asked of a model is found among its objects, and need not be called by the graph.
+    offered = any(name.encode() in bytes(listed) for name in saving)
+    if inside or offered or used & set(callers):
         raise BadBundle(f"{what} saves or restores files where it should compute", fix="do not use it")
-    objects = (
-        kind
-        for number, item in fields(parts.get(7, memoryview(b"")))
-        if number == 1
-        for kind, _ in fields(_bytes(item))
-    )
+    objects = (kind for number, item in fields(listed) if number == 1 for kind, _ in fields(_bytes(item)))
     if any(kind in (_ASSET, _RESOURCE, _SAVER) for kind in objects):
         raise BadBundle(f"{what} holds tables or other resources beside its weights", fix="do not use it")
 
@@ -112,10 +115,10 @@ def _program(graph: memoryview) -> tuple[list[Node], dict[str, list[Node]]]:
     for library in (_bytes(part) for number, part in fields(graph) if number == 2):
         for number, function in fields(library):
             if number == 1:
-                parts = list(fields(_bytes(function)))
-                signature = next(_bytes(part) for number, part in parts if number == 1)
-                name = next(_text(part) for number, part in fields(signature) if number == 1)
-                functions[name] = [_node(_bytes(part)) for number, part in parts if number == 3]
+                names = [_text(part) for place, part in fields(merged(_bytes(function), 1)) if place == 1]
+                body = [_node(_bytes(part)) for place, part in fields(_bytes(function)) if place == 3]
+                # Readers take the last of several names, and some the first of two functions of one name.
+                functions.setdefault(names[-1], []).extend(body)
     return nodes, functions
 
 

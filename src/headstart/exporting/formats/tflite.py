@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.errors import BadBundle
+from headstart.errors import BadBundle, BadExport
 from headstart.exporting.format import Outputs, on_canvas
-from headstart.exporting.formats import tflite_file
-from headstart.exporting.formats.keras import first_line
-from headstart.exporting.formats.saved_model import check_tensorflow, with_tensorflow
+from headstart.exporting.formats import keras_process, keras_refusals, tflite_file
 from headstart.exporting.snippets import python
 from headstart.machine import cores
 from headstart.networks.keras_backend import without_lines
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 _NOTICES = (b"INFO: Created TensorFlow Lite",)
-_DO_NOT = "do not use it, or export it again"
 
 
 class TfliteFormat:
@@ -41,13 +38,16 @@ class TfliteFormat:
 
     def refusal(self, engine: Engine, precision: Precision) -> str | None:
         """Networks of PyTorch are refused."""
-        if engine == "torch":
-            return "TFLite files are made of TensorFlow graphs, which a PyTorch network has not; export it to onnx"
-        return None
+        return keras_refusals.NO_GRAPH if engine == "torch" else None
 
     def check_installed(self, engine: Engine, precision: Precision) -> None:
-        """TensorFlow, also for what JAX has trained; see `Format.check_installed`."""
-        check_tensorflow()
+        """TensorFlow, also for what JAX has trained, and what makes eight bits; see `Format.check_installed`."""
+        keras_process.check_tensorflow(self.name)
+        if precision == "int8" and importlib.util.find_spec("ai_edge_quantizer") is None:
+            raise BadExport(
+                "to export to tflite in int8, ai-edge-quantizer must be installed",
+                fix='pip install "headstart[tflite-int8]", or leave --precision out',
+            )
 
     def write(self, whole: Whole, folder: Path, precision: Precision) -> None:
         """Convert it by TensorFlow, in a process of its own; see `Format.write`."""
@@ -55,11 +55,11 @@ class TfliteFormat:
 
         target, what = str(folder / FILE), "this network cannot be written as TFLite"
         if precision != "int8":
-            with_tensorflow(whole, tflite_writing.write, target, precision, what=what)
+            keras_process.call_with(whole, tflite_writing.write, target, precision, what=what)
             return
         with TemporaryDirectory(prefix="headstart-") as photos:
             tflite_writing.keep(whole.samples, Path(photos))
-            with_tensorflow(whole, tflite_writing.write_int8, target, photos, what=what)
+            keras_process.call_with(whole, tflite_writing.write_int8, target, photos, what=what)
 
     def open(self, bundle: Bundle) -> Graph:
         """The graph in LiteRT, or in TensorFlow's own interpreter; see `Format.open`."""
@@ -98,10 +98,9 @@ class _Graph:
             self._runner = self._model.get_signature_runner()
             taken, given = self._runner.get_input_details(), self._runner.get_output_details()
         except (RuntimeError, ValueError) as problem:
-            said = first_line(problem)
-            raise BadBundle(f"graph {str(path)!r} does not load in LiteRT: {said}", fix=_DO_NOT) from problem
+            raise keras_refusals.unloadable(path, "LiteRT", problem) from problem
         if set(taken) != {"pixels"} or taken["pixels"]["dtype"] != np.uint8 or not set(manifest.outputs) <= set(given):
-            raise BadBundle(f"graph {str(path)!r} is not the one that its manifest describes", fix=_DO_NOT)
+            raise keras_refusals.another(path)
 
     def photos(self, pixels: UInt8[np.ndarray, "n h w 3"]) -> Outputs:
         """Answers for photos of any one size."""

@@ -4,10 +4,12 @@ const TOP = 5;
 const MOST = 200; // photos at a time
 const TOGETHER = 4; // of them under way
 const LONGEST = 40_000; // milliseconds: longer than the service itself waits
+const TRIES = 4; // of a service that says that it is busy
 
 const find = (id) => document.getElementById(id);
 const percent = (share) =>
-  share > 0.9995 ? "over 99.9 %" : share < 0.0005 ? "under 0.1 %" : `${(100 * share).toFixed(share > 0.1 && share < 0.99 ? 0 : 1)} %`;
+  share > 0.9995 ? "over 99.9 %" : share < 0.0005 ? "under 0.1 %" : `${(100 * share).toFixed(share > 0.01 && share < 0.99 ? 0 : 1)} %`;
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 let token = sessionStorage.getItem("token") ?? "";
 let waiting = []; // photos that were given before the token was
@@ -15,6 +17,14 @@ let waiting = []; // photos that were given before the token was
 class Refusal extends Error {}
 
 async function asked(path, body) {
+  for (let left = TRIES; ; left--) {
+    const reply = await once(path, body);
+    if (reply.status !== 503 || left <= 1) return reply;
+    await pause(Math.min(5, Number(reply.headers.get("retry-after")) || 1));
+  }
+}
+
+async function once(path, body) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
   let reply;
   try {
@@ -53,21 +63,28 @@ async function take(files) {
   tell(photos.length === 1 ? "Looking at the photo …" : `Looking at ${photos.length} photos …`);
   const cards = photos.map(card);
   find("answers").prepend(...cards.map((each) => each.element));
+  find("clear").hidden = false;
   cards[0].element.scrollIntoView?.({ block: "nearest" });
   const rest = cards.map((each, place) => async () => answer(each, photos[place]));
   const said = [];
   const lane = async () => {
-    while (rest.length) said.push(await rest.shift()());
+    while (rest.length) {
+      said.push(await rest.shift()());
+      if (photos.length > 1) find("status").textContent = `${said.length} of ${photos.length} photos looked at`;
+    }
   };
   await Promise.all(Array.from({ length: TOGETHER }, lane));
   const heard = said.filter(Boolean);
-  if (heard.length) tell(heard.length === 1 ? heard[0] : `${heard.length} answers`);
+  if (heard.length === 1 && photos.length === 1) tell(heard[0]);
+  else if (heard.length) tell(`${heard.length} of ${photos.length} photos answered`);
+  if (files.length > MOST) tell(`Only the first ${MOST} of ${files.length} photos were looked at.`, true);
 }
 
 // Each photo is a request of its own: so the first answer comes soon, and many large photos are not too much at once.
 async function answer(shown, photo) {
   const body = new FormData();
   body.append("file", photo, photo.name || "photo");
+  shown.wait();
   try {
     const reply = await asked(`predict?top_k=${TOP}`, body);
     const said = await reply.clone().json().catch(() => ({}));
@@ -76,11 +93,14 @@ async function answer(shown, photo) {
     shown.show(row);
     return row.error ? `Not read: ${row.error}` : words(row);
   } catch (problem) {
-    shown.element.remove();
     if (!(problem instanceof Refusal)) throw problem;
-    if (!find("token-form").hidden) waiting.push(photo);
-    if (problem.message) tell(problem.message, true);
-    else tell("");
+    if (find("token-form").hidden) {
+      shown.fail(problem.message, () => answer(shown, photo).then((said) => said && tell(said)));
+    } else {
+      shown.element.remove();
+      waiting.push(photo);
+    }
+    tell(problem.message, true);
     return "";
   }
 }
@@ -93,26 +113,45 @@ function card(photo) {
   const element = find("card").content.cloneNode(true).firstElementChild;
   const part = (selector) => element.querySelector(selector);
   const source = URL.createObjectURL(photo);
-  element.classList.add("busy");
   part(".photo").src = source;
   part(".photo").alt = photo.name ? `Your photo ${photo.name}` : "Your photo";
   part("figcaption").textContent = photo.name ?? "";
   part(".photo").addEventListener("error", () => (part(".photo").hidden = true)); // what a browser cannot show may still be read
-  part("h2").textContent = "…";
-  return { element, show: (answer) => show(element, photo, answer) };
+  return {
+    element,
+    wait: () => wait(element, true, "Looking …"),
+    show: (answer) => show(element, photo, answer),
+    fail: (why, again) => fail(element, why, again),
+  };
+}
+
+function wait(element, busy, title) {
+  element.classList.toggle("busy", busy);
+  element.setAttribute("aria-busy", String(busy));
+  element.classList.remove("refused");
+  element.querySelector("h2").textContent = title;
+  element.querySelector(".sure").textContent = "";
+  element.querySelector(".again").hidden = true;
+}
+
+// The photo stays, so that nobody has to choose it once more.
+function fail(element, why, again) {
+  wait(element, false, "No answer yet");
+  element.classList.add("refused");
+  element.querySelector(".sure").textContent = why;
+  element.querySelector(".again").hidden = false;
+  element.querySelector(".again").onclick = again;
 }
 
 function show(element, photo, answer) {
   const part = (selector) => element.querySelector(selector);
-  element.classList.remove("busy");
+  wait(element, false, answer.error ? "This photo cannot be read" : answer.unsure ? "Unsure" : answer.label);
   if (answer.error) {
     element.classList.add("refused");
-    part("h2").textContent = "This photo cannot be read";
     part(".sure").textContent = answer.error;
     return;
   }
   element.classList.toggle("unsure", answer.unsure);
-  part("h2").textContent = answer.unsure ? "Unsure" : answer.label;
   part(".sure").textContent = answer.unsure
     ? `This photo is unlike those that the model learnt from. The nearest answer is ${answer.label}.`
     : `${percent(answer.probability)} sure`;
@@ -151,7 +190,6 @@ async function toggle(element, photo, explained, label) {
   const off = explained.label === label;
   explained.label = off ? null : label;
   part(".why").textContent = off ? "Show why" : "Hide why";
-  part(".why").setAttribute("aria-pressed", String(!off));
   for (const button of element.querySelectorAll(".others button")) {
     button.setAttribute("aria-pressed", String(button.dataset.label === explained.label));
   }
@@ -225,6 +263,13 @@ for (const id of ["files", "shot"]) {
   });
 }
 document.addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
+find("clear").addEventListener("click", () => {
+  for (const image of document.querySelectorAll("article img[src]")) URL.revokeObjectURL(image.src);
+  find("answers").replaceChildren();
+  find("clear").hidden = true;
+  tell("");
+  find("choose").focus();
+});
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -235,7 +280,9 @@ document.addEventListener("dragleave", (event) => event.relatedTarget || find("d
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   find("drop").classList.remove("over");
-  take(event.dataTransfer?.files ?? []);
+  const files = event.dataTransfer?.files ?? [];
+  if (files.length) take(files);
+  else tell("That was no file. Save the photo first, then drop it or choose it.", true);
 });
 find("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -254,10 +301,16 @@ async function introduce() {
     const card = await reply.json();
     const names = card.classes ?? [];
     const shown = names.length > 8 ? `${names.slice(0, 7).join(", ")} and ${names.length - 7} more` : names.join(", ");
-    find("about").textContent = `Knows ${names.length} classes: ${shown}.`;
+    find("about").textContent = `Knows ${names.length} classes: ${shown}.${tested(card.card ?? {})}`;
   } catch (problem) {
     if (!(problem instanceof Refusal)) throw problem;
     if (problem.message) tell(problem.message, true);
   }
 }
+
+function tested({ accuracy, photos }) {
+  if (typeof accuracy !== "number" || !photos?.test) return "";
+  return ` Of ${photos.test} test photos, it named ${Math.round(accuracy * photos.test)} rightly.`;
+}
+
 introduce();

@@ -21,6 +21,9 @@ from headstart.exporting.format import Whole
 from headstart.exporting.formats.onnx_writing import said
 
 CALIBRATION = 64  # photos that the ranges of activations are taken from
+# Channels, in or out, of convolutions that stay in full precision: what passes between few channels has few bits to
+# say it with, and they hold hardly any of the weights.
+NARROW = 16
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What goes with them in eight bits: without these every layer would come back to fp32 for a while.
 _BETWEEN = ("Add", "Relu", "Clip", "MaxPool", "Concat", "AveragePool")
@@ -126,11 +129,23 @@ def _quantised(model: onnx.ModelProto, whole: Whole) -> onnx.ModelProto:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=[*_WEIGHTED, *_BETWEEN],
-            nodes_to_exclude=list(around),
+            nodes_to_exclude=[*around, *narrow(model)],
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(small)
+
+
+def narrow(model: onnx.ModelProto) -> list[str]:
+    """The convolutions that take or give few channels; not those that work within each channel or group alone."""
+    channels = {weight.name: list(weight.dims[:2]) for weight in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in channels:
+            groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+            if groups == 1 and min(channels[node.input[1]]) <= NARROW:
+                found.append(node.name)
+    return found
 
 
 class Photos:

@@ -63,12 +63,13 @@ def _of_torch(whole: Whole) -> onnx.ModelProto:
 
 def _of_keras(whole: Whole) -> onnx.ModelProto:
     from headstart.exporting.formats.onnx_keras import onnx_of_keras
+    from headstart.exporting.formats.onnx_simplifying import simplified
     from headstart.networks.keras_native import write
 
     with TemporaryDirectory(prefix="headstart-") as folder:
         path = Path(folder) / "whole.keras"
         write(whole.model, path, whole.manifest.classes)  # not `save`, by which Keras on JAX imports TensorFlow
-        return onnx.load_from_string(onnx_of_keras(path))
+        return simplified(onnx.load_from_string(onnx_of_keras(path)))
 
 
 @contextlib.contextmanager

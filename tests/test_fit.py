@@ -18,6 +18,7 @@ from headstart.config import Settings
 from headstart.errors import BadSetting
 from headstart.events import Decision, Event
 from headstart.framing import FITS, choose
+from headstart.run_files import read_csv
 from headstart.runs import MARK, Run
 
 COLOURS = {"red": (220, 60, 60), "green": (60, 180, 70), "blue": (60, 80, 220)}
@@ -96,7 +97,7 @@ def test_answers_come_from_photos_that_fit_as_in_training(wide: Path, tmp_path: 
     assert answerer(run).spec.fit == "pad"
     test = run.dataset.test
     answers = finish(predict(run.path, test.paths))[1]
-    kept = {row["path"]: row for row in run._read_csv("predictions.csv")}
+    kept = {row["path"]: row for row in read_csv(run.path / "predictions.csv")}
     for item, answer in zip(test.items, answers, strict=True):
         assert answer.label == kept[item.path]["predicted"]
         assert answer.probability == pytest.approx(float(kept[item.path]["probability"]), abs=1e-5)

@@ -580,7 +580,8 @@ def attempted(cases: list[dict[str, Any]], place: Path) -> dict[str, dict[str, A
     asked, told = place / "cases.json", place / "results.jsonl"
     asked.write_text(json.dumps(cases))
     told.write_text("")
-    child = [sys.executable, str(Path(__file__).with_name("hostile_child.py")), str(asked), str(told)]
+    # -B: that Python keeps what it compiles is no work of the hostile file.
+    child = [sys.executable, "-B", str(Path(__file__).with_name("hostile_child.py")), str(asked), str(told)]
     (place / "home").mkdir()
     own = {**os.environ, "HOME": str(place / "home"), "TMPDIR": str(place / "home")}  # libraries write into both
     done = subprocess.run(child, env=own, capture_output=True, text=True, errors="replace", timeout=600, check=False)

@@ -231,6 +231,13 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(
     assert 'pip install "headstart[onnx]"' in refused.value.fix
 
 
+def test_what_openvino_needs_for_a_model_of_jax_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.exporting.formats.onnx.LIBRARIES", ("onnx", "not_installed"))
+    named("openvino").check_installed("torch", "fp32")
+    with pytest.raises(BadExport, match="not_installed must be installed"):
+        named("openvino").check_installed("jax", "fp32")
+
+
 def fake_format(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
     """A format under the name `onnx` that writes so."""
     made = SimpleNamespace(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstart.errors import BadBundle, BadExport
+from headstart.exporting.format import named
 from headstart.exporting.formats import openvino_square as square
 from headstart.exporting.formats.openvino_graph import PRECISELY, check_installed, open_by_openvino
 from headstart.exporting.snippets import python
@@ -38,6 +39,8 @@ class OpenVinoFormat:
     def check_installed(self, engine: Engine, precision: Precision) -> None:
         """See `Format.check_installed`."""
         _check_installed(precision)
+        if engine == "jax":  # whose programs OpenVINO cannot read: they come by way of ONNX
+            named("onnx").check_installed(engine, precision)
 
     def write(self, whole: Whole, folder: Path, precision: Precision) -> None:
         """Convert, name inputs and outputs, and write; see `Format.write`."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8"]
 Engine = Literal["torch", "tensorflow", "jax"]  # what a run was trained with
 FORMATS = Registry("format", "headstart.formats", BadExport)
+# Channels, in or out, of convolutions that stay in full precision where others come to eight bits: what passes between
+# few channels has few bits to say it with, and they hold hardly any of the weights.
+NARROW = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)

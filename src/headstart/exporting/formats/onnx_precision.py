@@ -17,13 +17,10 @@ from typing import Any
 import onnx
 
 from headstart.errors import BadExport
-from headstart.exporting.format import Whole
+from headstart.exporting.format import NARROW, Whole
 from headstart.exporting.formats.onnx_writing import said
 
 CALIBRATION = 64  # photos that the ranges of activations are taken from
-# Channels, in or out, of convolutions that stay in full precision: what passes between few channels has few bits to
-# say it with, and they hold hardly any of the weights.
-NARROW = 16
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What goes with them in eight bits: without these every layer would come back to fp32 for a while.
 _BETWEEN = ("Add", "Relu", "Clip", "MaxPool", "Concat", "AveragePool")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import BadExport
-from headstart.exporting.format import named
+from headstart.exporting.format import NARROW, named
 from headstart.exporting.formats import openvino_square as square
 from headstart.exporting.formats.openvino_graph import last_line
 from headstart.runtimes.openvino_conversion import library
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from headstart.exporting.format import Whole
 
 CALIBRATED = 128  # photos that eight bits are fitted to
-# Channels, in or out, of layers that stay in full precision: what passes between few channels has few bits to say it
-# with, and these layers hold hardly any of the weights.
-NARROW = 16
 FEWEST = 8  # the ranges of activations that fewer show are those of these photos
 
 

@@ -26,7 +26,7 @@ FEWEST = 8  # the ranges of activations that fewer show are those of these photo
 # In MobileNetV2 (alpha .35) they are 16 % of the weights; with all in eight bits probabilities differ by up to .20,
 # without them by up to .06. All that is no convolution stays in floats too: the way to the square needs exact levels of
 # colour, and probabilities, distance and heat their digits.
-NARROW = 4096
+FEWEST_WEIGHTS = 4096
 
 
 def write(path: str, target: str, precision: str) -> None:
@@ -92,12 +92,12 @@ def _recipe(floats: bytes) -> Any:
     for graph in model.subgraphs:
         for operator in graph.operators:
             kind = convolutions.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
-            if kind is not None and math.prod(graph.tensors[operator.inputs[1]].shape) >= NARROW:
+            if kind is not None and math.prod(graph.tensors[operator.inputs[1]].shape) >= FEWEST_WEIGHTS:
                 name = re.escape(graph.tensors[operator.outputs[0]].name.decode())
                 recipe.add_static_config(f"^{name};?$", kind, activation_num_bits=8, weight_num_bits=8)
     if not recipe.get_quantization_recipe():
         raise BadExport(
-            f"eight bits are for convolutions with {NARROW} weights or more, and this network has none",
+            f"eight bits are for convolutions with {FEWEST_WEIGHTS} weights or more, and this network has none",
             fix="export it with --precision fp16",
         )
     return recipe.get_quantization_recipe()
